@@ -1,0 +1,25 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Sources = Annotated[list[str], typer.Argument(metavar="FILE", help="Files to read; - is standard input.")]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Output of one file; - is standard output."),
+]
+OutputDir = Annotated[
+    str | None, typer.Option("--output-dir", metavar="DIR", help="Folder for the outputs; made if missing.")
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite outputs that exist.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; errors only.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a file on standard output.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Processor threads; default: every core.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, or an ONNX Runtime provider's name.")
+]

@@ -1,0 +1,1 @@
+"""Lossless image coding: image files, containers, and the coders between them."""

@@ -1,0 +1,287 @@
+"""Images <-> .gnc files: what the public door and the command line call."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencodec.codec import container as gnc
+from gencodec.codec import ordinary, samples
+from gencodec.codec.atomic import write_file
+from gencodec.codec.container import Coder, Container, Header, ModelRef, Section, SectionKind
+from gencodec.codec.image import Image, Metadata
+from gencodec.codec.samples import Progress, Region
+from gencodec.errors import InvalidFile, UnknownModel, UnsupportedImage, UsageError
+
+if TYPE_CHECKING:
+    from gencodec.runtime import Model
+
+MAX_METADATA = 1 << 26
+"""The most bytes that metadata may have, before DEFLATE."""
+
+Source = str | os.PathLike[str] | BinaryIO | bytes
+
+
+@dataclass(frozen=True)
+class SectionInfo:
+    """One section of a file: what it holds, how it is coded, and the bytes of its payload."""
+
+    kind: SectionKind
+    coder: Coder
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file says of itself.
+
+    `bytes`: length of the whole file. `bpsp`: bits of the whole file per sample. `model`: name of the model
+    that coded the color, None where none did or it is not installed; `wire_id` and `weights` (hex digits)
+    tell it apart in either case. `estimate_bits`: what the model itself expected the color to take;
+    `overhead`: the share by which the payload exceeds that. `metadata`: the fields present, profiles and
+    packets by their length.
+    """
+
+    version: int
+    width: int
+    height: int
+    channels: int
+    bit_depth: int
+    bytes: int
+    bpsp: float
+    sections: tuple[SectionInfo, ...]
+    model: str | None
+    wire_id: int | None
+    weights: str | None
+    estimate_bits: int | None
+    overhead: float | None
+    metadata: dict[str, int | tuple[int, ...]]
+
+
+def compress(
+    image: Image | NDArray[Any] | Source,
+    *,
+    model: str = "photo",
+    threads: int | None = None,
+    device: str = "auto",
+    allow_lossy: bool = False,
+    progress: Progress | None = None,
+) -> bytes:
+    """Code an image losslessly as the bytes of a .gnc file.
+
+    `image`: an Image; an array of shape (H, W) or (H, W, C) and dtype bool, uint8 or uint16; or an image
+    file as a path, an open binary file or bytes. `allow_lossy` takes image files of lossy formats too.
+    `progress` is called with the share done, 0 to 1. Raises GencodecError on what cannot be coded.
+    """
+    from gencodec import runtime
+
+    card = runtime.find_model(model)
+    image = _as_image(image, allow_lossy)
+    coded = samples.encode(
+        image.pixels, lambda: runtime.load(card, threads=threads, device=device), progress=progress
+    )
+    file = gnc.write(
+        Container(
+            image.width,
+            image.height,
+            image.channels,
+            image.bit_depth,
+            ordinary.checksum(image.pixels),
+            _encode_metadata(image.metadata) + coded,
+        )
+    )
+    if progress:
+        progress(1.0)
+    return file
+
+
+def decompress(
+    data: Source,
+    *,
+    region: Region | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Image:
+    """Decode a .gnc file, given as a path, an open binary file or bytes.
+
+    `region` (x, y, width, height) decodes only that part, and no more of the neural codec's tiles than it
+    needs; the checksum over all samples is then left unchecked. Raises InvalidFile on damaged files and on
+    files that need a model which is not installed, UsageError on a region outside the image.
+    """
+    container = gnc.read(_load(data))
+    if region is not None:
+        _check_region(region, container.width, container.height)
+    metadata = _decode_metadata(container.section(SectionKind.METADATA))
+
+    def load_model(reference: ModelRef) -> Model:
+        from gencodec import runtime
+
+        card = runtime.model_for(reference.wire_id, reference.weights)
+        return runtime.load(card, threads=threads, device=device)
+
+    pixels = samples.decode(container, load_model, region=region, progress=progress)
+    if region is None and ordinary.checksum(pixels) != container.pixel_crc:
+        raise InvalidFile("the decoded samples do not match their checksum")
+    try:
+        image = Image(pixels, container.bit_depth, metadata)
+    except UsageError as error:
+        raise InvalidFile(f"the file holds an image that cannot be: {error}") from error
+    if progress:
+        progress(1.0)
+    return image
+
+
+def info(data: Source) -> FileInfo:
+    """Tell what a .gnc file holds without decoding its samples; raises InvalidFile on a damaged file."""
+    file = _load(data)
+    container = gnc.read(file)
+    return _describe(
+        gnc.read_header(file), _decode_metadata(container.section(SectionKind.METADATA)), len(file)
+    )
+
+
+def verify(
+    data: Source, *, threads: int | None = None, device: str = "auto", progress: Progress | None = None
+) -> FileInfo:
+    """Decode a .gnc file fully and check all of its checksums; raises InvalidFile where anything is wrong."""
+    file = _load(data)
+    decompress(file, threads=threads, device=device, progress=progress)
+    return info(file)
+
+
+def open(  # noqa: A001
+    source: Source, *, region: Region | None = None, threads: int | None = None, device: str = "auto"
+) -> Image:
+    """Decode the .gnc file at a path, or in an open binary file; as `decompress`."""
+    return decompress(source, region=region, threads=threads, device=device)
+
+
+def save(
+    image: Image | NDArray[Any],
+    target: str | os.PathLike[str] | BinaryIO,
+    *,
+    model: str = "photo",
+    threads: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Write an image as a .gnc file to a path or an open binary file; as `compress`.
+
+    A file at the path is replaced only when the new one is complete.
+    """
+    data = compress(image, model=model, threads=threads, device=device)
+    if not isinstance(target, str | os.PathLike):
+        target.write(data)
+        return
+    write_file(target, data)
+
+
+def _as_image(image: Image | NDArray[Any] | Source, allow_lossy: bool) -> Image:
+    """Return an image for whatever `compress` takes."""
+    if isinstance(image, Image):
+        return image
+    if isinstance(image, np.ndarray):
+        return Image.from_array(image)
+    from gencodec.codec import formats
+
+    return formats.read_image(image, allow_lossy=allow_lossy)
+
+
+def _load(data: Source) -> bytes:
+    """Return the bytes of a .gnc file; raises UsageError on what is no binary source."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    if isinstance(data, str | os.PathLike):
+        return Path(data).read_bytes()
+    if not hasattr(data, "read"):
+        raise UsageError(f"a .gnc file is given as a path, an open file or bytes, not {type(data).__name__}")
+    content = data.read()
+    if not isinstance(content, bytes):
+        raise UsageError("the .gnc file is open in text mode; open it in binary mode")
+    return content
+
+
+def _encode_metadata(metadata: Metadata) -> tuple[Section, ...]:
+    """Write the METADATA section, deflated where that is shorter; none for empty metadata."""
+    plain = metadata.to_bytes()
+    if len(plain) > MAX_METADATA:
+        raise UnsupportedImage(f"the image has {len(plain)} bytes of metadata; {MAX_METADATA} are allowed")
+    if not plain:
+        return ()
+    deflated = ordinary.deflate(plain)
+    if len(deflated) < len(plain):
+        return (Section(SectionKind.METADATA, Coder.DEFLATE, deflated),)
+    return (Section(SectionKind.METADATA, Coder.RAW, plain),)
+
+
+def _decode_metadata(section: Section | None) -> Metadata:
+    """Read the METADATA section; raises InvalidFile where it is damaged or too long."""
+    if section is None:
+        return Metadata()
+    if section.coder is Coder.DEFLATE:
+        return Metadata.from_bytes(ordinary.inflate(section.payload, MAX_METADATA))
+    if len(section.payload) > MAX_METADATA:
+        raise InvalidFile(
+            f"the file has {len(section.payload)} bytes of metadata; {MAX_METADATA} are allowed"
+        )
+    return Metadata.from_bytes(section.payload)
+
+
+def _check_region(region: Region, width: int, height: int) -> None:
+    """Raise UsageError unless the region is a part of the image, of at least one pixel."""
+    x, y, w, h = region
+    if x < 0 or y < 0 or w < 1 or h < 1 or x + w > width or y + h > height:
+        raise UsageError(f"the region {x},{y},{w},{h} is not within the image of {width} x {height} pixels")
+
+
+def _describe(header: Header, metadata: Metadata, file_bytes: int) -> FileInfo:
+    """Gather what a file says of itself."""
+    coded = next((entry for entry in header.entries if entry.model), None)
+    reference = coded.model if coded else None
+    estimate = coded.estimate if coded else 0
+    return FileInfo(
+        gnc.VERSION,
+        header.width,
+        header.height,
+        header.channels,
+        header.bit_depth,
+        file_bytes,
+        8 * file_bytes / (header.width * header.height * header.channels),
+        tuple(SectionInfo(entry.kind, entry.coder, entry.length) for entry in header.entries),
+        _model_name(reference),
+        reference.wire_id if reference else None,
+        reference.weights.hex() if reference else None,
+        8 * estimate if estimate else None,
+        coded.length / estimate - 1 if coded and estimate else None,
+        _summary(metadata),
+    )
+
+
+def _model_name(reference: ModelRef | None) -> str | None:
+    """Name of an installed model, None where there is none such."""
+    if reference is None:
+        return None
+    from gencodec import runtime
+
+    try:
+        return runtime.model_for(reference.wire_id, reference.weights).name
+    except UnknownModel:
+        return None
+
+
+def _summary(metadata: Metadata) -> dict[str, Any]:
+    """The metadata fields that are present: profiles and packets as NAME_bytes, the others as they are."""
+    present: dict[str, Any] = {}
+    for field in dataclasses.fields(metadata):
+        value = getattr(metadata, field.name)
+        if isinstance(value, bytes):
+            present[f"{field.name}_bytes"] = len(value)
+        elif value is not None:
+            present[field.name] = value
+    return present

@@ -1,0 +1,33 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+
+def write_file(target: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file so that at every moment the old content stands there, or the new one.
+
+    The bytes go to a temporary file in the same folder, which then takes the target's name; on any failure or
+    interruption it is removed. Permissions of a file that is replaced are kept, a link stays a link, and a
+    device or named pipe is written directly. Raises OSError.
+    """
+    path = Path(target).resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    temporary = path.with_name(f".gencodec-{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

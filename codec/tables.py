@@ -1,0 +1,86 @@
+"""Integer probability tables: a gray level's interval out of 2**16, for any mean, scale and tail shape.
+
+A model ships the distribution functions of its shapes as rising integers over a grid of the standardized
+variable. The interval of a gray level x begins at
+
+    edge(x) = cdf[shape][(16 x - 8 - mean) * rate[scale] >> 8] + x,   edge(0) = 0,   edge(256) = 2**16
+
+with the mean in sixteenths of a gray level, so that every gray level has at least one unit, and all mass beyond
+0..255 belongs to the end levels (Salimans et al. 2017, arXiv 1701.05517, section 2.1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOTAL_BITS = 16
+LEVELS = 256
+RATE_BITS = 8
+GUESS_BITS = 2
+FAR = 1 << 20
+
+Index = NDArray[np.int64]
+
+
+class Tables:
+    """The distribution functions of one model, ready for lookups in both directions."""
+
+    def __init__(self, cdf: NDArray[np.uint16], rate: NDArray[np.int32]):
+        """`cdf`: (shapes, points) from 0 to 2**16 - 256, rising; `rate`: (scales,) points per sixteenth times 256."""
+        self.half = (cdf.shape[1] - 1) // 2
+        self.points = cdf.shape[1]
+        self.cdf = cdf.astype(np.int64).ravel()
+        self.rate = rate.astype(np.int64)
+        self.position = 16 * np.arange(LEVELS + 1, dtype=np.int64) - 8
+        self.position[0], self.position[-1] = -FAR, FAR  # beyond every table's ends
+        self.levels = np.arange(LEVELS + 1, dtype=np.int64)
+        ticks = np.arange(1 << (TOTAL_BITS - GUESS_BITS)) * (1 << GUESS_BITS)
+        guesses = [np.searchsorted(row, ticks, "right") - 1 - self.half for row in cdf]
+        self.guess = np.concatenate(guesses).astype(np.float32)
+        self.sixteenths = (1 << RATE_BITS) / self.rate.astype(np.float32)
+
+    def edge(self, level: Index, mean: Index, rate: Index, row: Index) -> Index:
+        """Where the interval of `level` (0..256) begins; `rate` and `row` as `rows` gives them."""
+        at = (self.position[level] - mean) * rate >> RATE_BITS
+        at = np.minimum(np.maximum(at, -self.half, out=at), self.half, out=at)
+        at += row
+        return self.cdf[at] + level
+
+    def rows(self, scale: Index, shape: Index) -> tuple[Index, Index]:
+        """Rates and table centers of scale and shape indices."""
+        return self.rate[scale], shape * self.points + self.half
+
+    def interval(self, level: Index, mean: Index, scale: Index, shape: Index) -> tuple[Index, Index]:
+        """Beginning and length of the intervals of gray levels; all arguments have the same shape."""
+        rate, row = self.rows(scale, shape)
+        left = self.edge(level, mean, rate, row)
+        return left, self.edge(level + 1, mean, rate, row) - left
+
+    def find(self, quantile: Index, mean: Index, scale: Index, shape: Index) -> tuple[Index, Index, Index]:
+        """Gray levels whose intervals hold `quantile` (0..2**16 - 1), and the intervals' beginnings and lengths."""
+        rate, row = self.rows(scale, shape)
+        level = self.guessed(quantile, mean, scale, shape)
+        left, right = self.edge(level, mean, rate, row), self.edge(level + 1, mean, rate, row)
+        wrong = np.flatnonzero((quantile < left) | (quantile >= right))
+        if len(wrong):
+            level[wrong], left[wrong], right[wrong] = self.searched(
+                quantile[wrong], mean[wrong], rate[wrong], row[wrong]
+            )
+        return level, left, right - left
+
+    def guessed(self, quantile: Index, mean: Index, scale: Index, shape: Index) -> Index:
+        """A first candidate, nearly always right or a neighbor (floats may err here: the integers decide)."""
+        base = quantile - (mean >> 4)  # about the units given to all levels below beforehand
+        at = np.clip(base >> GUESS_BITS, 0, (1 << (TOTAL_BITS - GUESS_BITS)) - 1)
+        at += shape << (TOTAL_BITS - GUESS_BITS)
+        offset = self.guess[at] * self.sixteenths[scale]
+        level = (offset + mean + 8).astype(np.int64) >> 4
+        return np.clip(level, 0, LEVELS - 1, out=level)
+
+    def searched(self, quantile: Index, mean: Index, rate: Index, row: Index) -> tuple[Index, Index, Index]:
+        """The levels of a few quantiles, and their intervals' ends, by looking at all 257 edges of each."""
+        edges = self.edge(self.levels, mean[:, None], rate[:, None], row[:, None])
+        level = (edges <= quantile[:, None]).sum(1) - 1
+        at = np.arange(len(level))
+        return level, edges[at, level], edges[at, level + 1]

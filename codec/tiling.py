@@ -1,0 +1,79 @@
+"""How a picture is cut: tiles that are coded as lanes of one wavefront, and groups of tiles that share a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gencodec.errors import InvalidFile
+
+TILE = 128
+"""Greatest side of a tile that the encoder chooses."""
+GROUP = 8
+"""Greatest number of tiles, across and down, that share a stream."""
+LARGEST_TILE = 1024
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether both have a pixel in common."""
+        across = self.x < other.x + other.width and other.x < self.x + self.width
+        return across and self.y < other.y + other.height and other.y < self.y + self.height
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles of `tile_width` x `tile_height`, in groups of `group_columns` x `group_rows` tiles."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    group_columns: int
+    group_rows: int
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.tile_width <= LARGEST_TILE and 1 <= self.tile_height <= LARGEST_TILE):
+            raise InvalidFile(
+                f"the coded pixels are damaged: tiles of {self.tile_width} x {self.tile_height}"
+            )
+        if not (1 <= self.group_columns <= 2 * GROUP and 1 <= self.group_rows <= 2 * GROUP):
+            raise InvalidFile(
+                f"the coded pixels are damaged: groups of {self.group_columns} x {self.group_rows} tiles"
+            )
+
+    @classmethod
+    def of(cls, width: int, height: int) -> Tiling:
+        """Tiles and groups as even as can be; sides are even, so that chroma grids keep their phase."""
+        tile_width, columns = _divided(width)
+        tile_height, rows = _divided(height)
+        return cls(width, height, tile_width, tile_height, columns, rows)
+
+    def groups(self) -> Iterator[Box]:
+        """The groups' rectangles, row by row."""
+        step_x, step_y = self.group_columns * self.tile_width, self.group_rows * self.tile_height
+        yield from _cut(Box(0, 0, self.width, self.height), step_x, step_y)
+
+    def tiles(self, group: Box) -> Iterator[Box]:
+        """The rectangles of a group's tiles, row by row."""
+        yield from _cut(group, self.tile_width, self.tile_height)
+
+
+def _divided(side: int) -> tuple[int, int]:
+    tiles = -(-side // TILE)
+    groups = -(-tiles // GROUP)
+    return min(2 * -(-side // (2 * tiles)), side), -(-tiles // groups)
+
+
+def _cut(box: Box, step_x: int, step_y: int) -> Iterator[Box]:
+    for y in range(box.y, box.y + box.height, step_y):
+        for x in range(box.x, box.x + box.width, step_x):
+            yield Box(x, y, min(step_x, box.x + box.width - x), min(step_y, box.y + box.height - y))

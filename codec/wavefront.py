@@ -1,0 +1,205 @@
+"""The wavefront: pixel (y, x) of a tile is coded at step x + lag * y, in all tiles of a group at once.
+
+The decoder keeps its past skewed: `history[t]` holds what step t produced, one lane per tile and row, so that a
+neighbor (rows up, columns beside) of all pixels of step t is one slice, `history[t + dx - lag * up]` shifted by
+`up` lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencodec.codec.network import BEGINNING, FLAGS, MISSING, Array, Geometry
+from gencodec.codec.tiling import Box
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which pixels of a group's tiles are coded at which step, and where they stand in the picture.
+
+    A step's symbols are ordered by tile, then by row.
+    """
+
+    tiles: tuple[Box, ...]
+    height: int
+    width: int
+    lag: int
+
+    @classmethod
+    def of(cls, tiles: list[Box], lag: int) -> Schedule:
+        """The schedule of tiles whose greatest height and width are the lanes' extent."""
+        return cls(tuple(tiles), max(t.height for t in tiles), max(t.width for t in tiles), lag)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the group takes."""
+        return self.width + self.lag * (self.height - 1)
+
+    def lanes(self, step: int, beyond: int = 0) -> slice:
+        """The rows that have a pixel at `step`, columns up to `beyond` right of the tile counted as pixels."""
+        first = max(0, (step - self.width - beyond) // self.lag + 1)
+        return slice(first, min(self.height, step // self.lag + 1))
+
+    @cached_property
+    def widths(self) -> Index:
+        """Width of every tile, (tiles, 1)."""
+        return np.array([[t.width] for t in self.tiles])
+
+    @cached_property
+    def heights(self) -> Index:
+        """Height of every tile, (tiles, 1)."""
+        return np.array([[t.height] for t in self.tiles])
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all tiles have the full extent."""
+        return bool((self.widths == self.width).all() and (self.heights == self.height).all())
+
+    def valid(self, step: int, lanes: slice) -> NDArray[np.bool_]:
+        """Which of the lanes hold a pixel of their tile at `step`, (tiles, rows)."""
+        row = np.arange(lanes.start, lanes.stop)
+        return (step - self.lag * row < self.widths) & (row < self.heights)
+
+    @cached_property
+    def order(self) -> tuple[Index, Index]:
+        """Positions in (tiles, height, width) of all pixels in coding order, and where each step begins in it."""
+        tile, row, column = (a.ravel() for a in np.indices((len(self.tiles), self.height, self.width)))
+        inside = (column < self.widths[tile, 0]) & (row < self.heights[tile, 0])
+        step = column + self.lag * row
+        place = (step * len(self.tiles) + tile) * self.height + row
+        skewed = np.full(self.steps * len(self.tiles) * self.height, -1, np.int64)
+        skewed[place[inside]] = np.flatnonzero(inside)
+        counts = np.bincount(step[inside], minlength=self.steps)
+        return skewed[skewed >= 0], np.concatenate([[0], np.cumsum(counts)])
+
+
+class History:
+    """What the last steps produced: (channels, tiles, rows) float32 a step, of which `past` are kept.
+
+    Steps up to `future` ahead can be written in advance. `above` lanes of margin stand above the first row.
+    """
+
+    SPARE = 64
+
+    def __init__(self, channels: int, tiles: int, rows: int, *, above: int, past: int, future: int = 0):
+        self.past, self.future, self.above = past, future, above
+        self.buffer = np.zeros((past + self.SPARE + future + 1, channels, tiles, above + rows), np.float32)
+        self.origin = -past
+
+    def advance(self, step: int) -> None:
+        """Make room for `step`; what is new holds the margin's values of before, and zeros."""
+        if step + self.future < self.origin + len(self.buffer):
+            return
+        kept = self.past + self.future + 1
+        self.buffer[:kept] = self.buffer[-kept:]
+        self.buffer[kept:, :, :, self.above :] = 0
+        self.origin += len(self.buffer) - kept
+
+    def steps(self, first: int, last: int, lanes: slice, up: int = 0) -> Array:
+        """Steps `first..last` of the lanes `up` rows above `lanes`; a view (steps, channels, tiles, rows)."""
+        shift = self.above - up
+        return self.buffer[
+            first - self.origin : last + 1 - self.origin, :, :, lanes.start + shift : lanes.stop + shift
+        ]
+
+    def at(self, step: int, lanes: slice, up: int = 0) -> Array:
+        """One step; a view (channels, tiles, rows)."""
+        return self.steps(step, step, lanes, up)[0]
+
+
+class Wavefront:
+    """The decoder's memory of one group: gives the network's inputs of a step, takes what was decoded there."""
+
+    def __init__(self, schedule: Schedule, geometry: Geometry):
+        self.schedule, self.geometry = schedule, g = schedule, geometry
+        tiles, rows = len(schedule.tiles), schedule.height
+        self.rows = np.arange(rows)
+        back = max(g.lag * up - first for up, (first, _) in enumerate(g.reach))
+        self.pixels = History(3, tiles, rows, above=g.above, past=back, future=g.lag)
+        self.pixels.buffer[...] = BEGINNING
+        self.pixels.buffer[:, :, :, : g.above] = MISSING
+        back = max(*(g.lag * up - dx for up, dx in g.trace_at), g.row_pool, g.pool_columns)
+        self.traces = History(1 + g.traces, tiles, rows, above=g.above, past=back)
+        self.slope = g.lag - 1
+        back = 1 + self.slope * g.pool_rows
+        self.runs = History(1 + g.energies, tiles, rows, above=1 + g.pool_rows, past=back)
+        self.areas = History(1 + g.energies, tiles, rows, above=1, past=self.slope)
+
+    def begin(self, step: int) -> None:
+        """Make room for a step, and bring the sums of the rows above up to it."""
+        for history in (self.pixels, self.traces, self.runs, self.areas):
+            history.advance(step)
+        g, lanes = self.geometry, self.schedule.lanes(step, self.geometry.pool_columns)
+        area = self.areas.at(step, lanes)
+        np.add(self.areas.at(step - self.slope, lanes, 1), self.runs.at(step - 1, lanes, 1), out=area)
+        area -= self.runs.at(step - 1 - self.slope * g.pool_rows, lanes, 1 + g.pool_rows)
+
+    def context(self, step: int, lanes: slice) -> Array:
+        """Neighboring pixels (rows, positions)."""
+        g, tiles = self.geometry, len(self.schedule.tiles)
+        result = np.empty((g.context_rows, tiles, lanes.stop - lanes.start), np.float32)
+        row = 0
+        for up, (first, last) in enumerate(g.reach):
+            base = step - g.lag * up
+            block = self.pixels.steps(base + first, base + last, lanes, up)
+            stop = row + 3 * len(block)
+            result[row:stop].reshape(block.shape)[...] = block
+            row = stop
+        return result.reshape(g.context_rows, -1)
+
+    def near(self, step: int, lanes: slice) -> Array:
+        """Traces at neighboring places, and flags; (rows, positions)."""
+        g, tiles = self.geometry, len(self.schedule.tiles)
+        result = np.empty((g.near_rows, tiles, lanes.stop - lanes.start), np.float32)
+        for i, (up, dx) in enumerate(g.trace_at):
+            result[i * g.traces : (i + 1) * g.traces] = self.traces.at(step + dx - g.lag * up, lanes, up)[1:]
+        row = self.rows[lanes]
+        column = step - g.lag * row
+        for flag, value in zip(result[-FLAGS:], (row == 0, column == 0, row & 1, column & 1), strict=True):
+            flag[...] = value
+        return result.reshape(g.near_rows, -1)
+
+    def pools(self, step: int, lanes: slice) -> tuple[Array, Array]:
+        """Sums of energies (2 * energies, positions) and counts (2, positions)."""
+        n = self.geometry.energies
+        left = self.traces.steps(step - self.geometry.row_pool, step - 1, lanes)[:, : n + 1].sum(0)
+        area = self.areas.at(step, lanes)
+        sums = np.concatenate([left[1:], area[1:]]).reshape(2 * n, -1)
+        return sums, np.maximum(np.stack([left[0], area[0]]), 1).reshape(2, -1)
+
+    def put(self, step: int, lanes: slice, pixel: Array, trace: Array) -> None:
+        """Remember the pixels (3, positions) and traces (features, positions) of a step."""
+        schedule, g = self.schedule, self.geometry
+        extent = (len(schedule.tiles), lanes.stop - lanes.start)
+        valid = schedule.valid(step, lanes)
+        here = self.pixels.at(step, lanes)
+        # right of its tile a row goes on with its last pixel
+        np.copyto(here, np.where(valid, pixel.reshape(3, *extent), self.pixels.at(step - 1, lanes)))
+        ended = slice(schedule.lanes(step, g.right).start, lanes.start)
+        self.pixels.at(step, ended)[...] = self.pixels.at(step - 1, ended)
+        if (
+            step % g.lag == 0 and lanes.stop < schedule.height
+        ):  # the first pixel of a row: it stands left of the next row
+            below = slice(lanes.stop, lanes.stop + 1)
+            start = step + g.lag
+            self.pixels.steps(start - g.left, start - 1, below)[...] = self.pixels.at(
+                step, slice(lanes.stop - 1, lanes.stop)
+            )
+        kept = self.traces.at(step, lanes)
+        kept[0] = valid
+        np.multiply(trace.reshape(-1, *extent), valid, out=kept[1:])
+        self._extend_runs(step)
+
+    def _extend_runs(self, step: int) -> None:
+        g = self.geometry
+        lanes = self.schedule.lanes(step, g.pool_columns)
+        n = g.energies + 1
+        run = self.runs.at(step, lanes)
+        np.add(self.runs.at(step - 1, lanes), self.traces.at(step, lanes)[:n], out=run)
+        run -= self.traces.at(step - g.pool_columns, lanes)[:n]

@@ -1,0 +1,202 @@
+"""Lowers a torch module made of exact layers to integer nodes, by tracing it with torch.fx.
+
+Supported: `ExactLinear`, `Table`, `Snap` and `Mean` layers, `torch.cat`, slices of rows, `+ - *` (also by powers
+of two), `abs`, `maximum`, `minimum`, `clamp`, `sum` over rows, and `where(x < 0, a, b)`. A module's `forward` takes
+and returns feature-first tensors; anything else in it is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from gencodec.errors import InexactGraph
+from gencodec.export.exact import ExactGraph
+from gencodec.export.values import Value, joined, uniform
+from gencodec.models.quantize import ExactLinear, Group, Mean, Snap, Table
+
+LEAVES = (ExactLinear, Table, Snap, Mean)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+def lower(module: nn.Module, inputs: list[Value], graph: ExactGraph, name: str) -> list[Value]:
+    """Append `module` applied to `inputs` to `graph`, and return its outputs; layers are called `name.path`.
+
+    Raises `InexactGraph`.
+    """
+    traced = fx.GraphModule(module, _Tracer().trace(module))
+    result = Lowering(traced, graph, name).run(*inputs)
+    return [graph.solid(value) for value in (result if isinstance(result, tuple) else (result,))]
+
+
+class Lowering(fx.Interpreter):
+    """Runs a traced module on `Value`s."""
+
+    def __init__(self, traced: fx.GraphModule, graph: ExactGraph, name: str):
+        super().__init__(traced)
+        self.exact, self.name = graph, name
+        self.layer = name
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.layer = f"{self.name}.{n.target if n.op == 'call_module' else n.name}"
+        return super().run_node(n)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module = self.fetch_attr(str(target))
+        if isinstance(module, ExactLinear):
+            return self.linear(module, args[0])
+        if isinstance(module, Table):
+            return self.table(module, args[0])
+        if isinstance(module, Snap):
+            return self.exact.snapped(self.layer, args[0], grids([(args[0].rows, module.target)]))
+        if isinstance(module, Mean):
+            target_value = grids([(args[0].rows, module.target)])
+            return self.exact.floored_quotient(self.layer, args[0], args[1], target_value)
+        raise InexactGraph(
+            f"layer {self.layer} cannot be proved exact: {type(module).__name__} is not supported"
+        )
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not any(isinstance(leaf, Value) for leaf in _flat(args)):
+            return target(*args, **kwargs)
+        rule = _RULES.get(target)
+        if rule is None:
+            raise InexactGraph(f"layer {self.layer} cannot be proved exact: {target} is not supported")
+        return rule(self, *args, **kwargs)
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.call_function(_METHODS.get(target, target), args, kwargs)
+
+    def linear(self, module: ExactLinear, x: Value) -> Value:
+        """A weighted sum; the integers are those that the layer trained with."""
+        self.check_grid(x, module.sources)
+        with torch.no_grad():
+            exponents = module.scale_bits()
+            unit = torch.exp2(exponents)
+            weight = (module.weight * (module.steps * unit[:, None])).round()
+            bias = (module.bias * unit).round()
+        arrays = [t.to(torch.int64).cpu().numpy() for t in (weight, bias, exponents)]
+        return self.exact.linear(self.layer, x, *arrays, grids(module.targets))
+
+    def table(self, module: Table, x: Value) -> Value:
+        """A lookup."""
+        self.check_grid(x, [(x.rows, module.source)])
+        integers = module.integers.to(torch.int64).cpu().numpy()
+        return self.exact.table(x, integers, module.source.low, grids([(x.rows, module.target)]))
+
+    def check_grid(self, x: Value, sources: list[Group]) -> None:
+        """Refuse inputs that are not what the layer was declared for."""
+        declared = grids(sources)
+        if declared.rows != x.rows or (declared.bits != x.bits).any():
+            raise InexactGraph(
+                f"layer {self.layer} cannot be proved exact: its inputs lie on other grids than declared"
+            )
+        if (x.low < declared.low).any() or (x.high > declared.high).any():
+            raise InexactGraph(
+                f"layer {self.layer} cannot be proved exact: its inputs exceed the declared range"
+            )
+
+
+def grids(groups: list[Group]) -> Value:
+    """A nameless value with the ranges of `groups`."""
+    return joined([uniform("", n, g.low, g.high, g.bits) for n, g in groups])
+
+
+def _flat(args: Any) -> list[Any]:
+    if isinstance(args, list | tuple):
+        return [leaf for a in args for leaf in _flat(a)]
+    return [args]
+
+
+def _cat(run: Lowering, parts: list[Value], dim: int = 0) -> Value:
+    _require(run, dim == 0, "only rows can be joined")
+    return run.exact.joined(parts)
+
+
+def _rows(run: Lowering, x: Value | tuple[Value, ...], key: Any) -> Value:
+    if isinstance(x, tuple):
+        return x[key]
+    _require(run, isinstance(key, slice) and key.step in (None, 1), "only slices of rows are supported")
+    start, stop, _ = key.indices(x.rows)
+    return run.exact.rows(x, start, stop)
+
+
+def _combine(name: str) -> Callable[..., Value]:
+    def rule(run: Lowering, a: Value | float, b: Value | float) -> Value:
+        return run.exact.combined(run.layer, name, _value(run, a), _value(run, b))
+
+    return rule
+
+
+def _multiply(run: Lowering, a: Value | float, b: Value | float) -> Value:
+    if isinstance(a, Value) and isinstance(b, Value):
+        return run.exact.combined(run.layer, "Mul", a, b)
+    x, factor = (a, b) if isinstance(a, Value) else (b, a)
+    assert isinstance(x, Value) and not isinstance(factor, Value)
+    mantissa, exponent = math.frexp(factor)
+    _require(run, mantissa == 0.5, f"a factor of {factor} is not a power of two")
+    x = run.exact.solid(x)
+    return Value(x.name, x.low, x.high, x.bits - (exponent - 1))
+
+
+def _value(run: Lowering, x: Value | float) -> Value:
+    if isinstance(x, Value):
+        return x
+    _require(run, float(x).is_integer(), f"the constant {x} is not whole")
+    number = np.array([int(x)], np.int64)
+    return Value(run.exact.column(number), number, number, np.zeros(1, np.int64))
+
+
+def _sum(run: Lowering, x: Value, dim: int, keepdim: bool = False) -> Value:
+    _require(run, dim == 0 and keepdim, "only sums over rows that keep them are supported")
+    return run.exact.row_sum(run.layer, x)
+
+
+def _less(run: Lowering, x: Value, limit: float) -> Value:
+    _require(run, limit == 0, "only comparisons with zero are supported")
+    return x
+
+
+def _clamp(run: Lowering, x: Value, low: float, high: float) -> Value:
+    ends = [np.rint(v * np.exp2(x.bits.astype(float))).astype(np.int64) for v in (low, high)]
+    return run.exact.clipped(run.exact.solid(x).name, Value("", *ends, x.bits))
+
+
+def _absolute(run: Lowering, x: Value) -> Value:
+    return run.exact.absolute(x)
+
+
+def _where(run: Lowering, test: Value, chosen: Value | float, otherwise: Value | float) -> Value:
+    return run.exact.where_negative(run.layer, test, _value(run, chosen), _value(run, otherwise))
+
+
+def _require(run: Lowering, condition: bool, reason: str) -> None:
+    if not condition:
+        raise InexactGraph(f"layer {run.layer} cannot be proved exact: {reason}")
+
+
+_RULES: dict[Any, Callable[..., Any]] = {
+    torch.cat: _cat,
+    operator.getitem: _rows,
+    operator.add: _combine("Add"),
+    operator.sub: _combine("Sub"),
+    operator.mul: _multiply,
+    operator.lt: _less,
+    torch.maximum: _combine("Max"),
+    torch.minimum: _combine("Min"),
+    torch.abs: _absolute,
+    torch.sum: _sum,
+    torch.clamp: _clamp,
+    torch.where: _where,
+}
+_METHODS = {"abs": torch.abs, "sum": torch.sum, "clamp": torch.clamp}

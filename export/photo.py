@@ -1,0 +1,217 @@
+"""The `photo` network as one ONNX file: four exact per-pixel graphs behind a stage number.
+
+Stage   | a        | b           | c         | d           | y             | z
+0 trunk | context  | near, flags | pool sums | pool counts | hidden        | base, green, banks of red and blue
+1 red   | hidden   | innovation  | bank      | base        | red           |
+2 blue  | hidden   | innovations | bank      | base        | blue          |
+3 trace | context  | pixel       |           |             | trace         |
+
+Inputs and outputs are (rows, positions) float32 integers; unused ones are empty. A color is three rows: mean in
+sixteenths of a gray level, scale index, shape index. Near are the traces at the places that the configuration names.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from gencodec.export.exact import ExactGraph
+from gencodec.export.lower import lower
+from gencodec.export.values import Value, joined, uniform
+from gencodec.models.photo import BANK, DRIFT, ENERGY, HIDDEN, LEVELS, MEAN, PIXEL, Head, Photo
+from gencodec.models.quantize import Grid, set_exact
+from gencodec.models.shapes import SCALE_OF_ONE, SCALES_PER_OCTAVE, Shapes, kernel_cdfs
+
+CDF_POINTS_PER_SCALE = 256
+CDF_REACH = 32
+"""The shapes' distribution functions are tabulated from -CDF_REACH to CDF_REACH scales."""
+CDF_TOTAL = (1 << 16) - 256
+"""Table total less the one unit that each of the 256 symbols gets beforehand."""
+
+
+Branch = tuple[list[onnx.NodeProto], list[str]]
+"""Nodes of a stage, and the names of its two outputs."""
+
+
+class Trunk(nn.Module):
+    """Stage 0: everything known before a pixel's first color."""
+
+    def __init__(self, photo: Photo):
+        super().__init__()
+        self.photo = photo
+
+    def forward(self, context: Tensor, near: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        photo, c = self.photo, self.photo.config
+        base, relative = photo.relative(context)
+        pooled = [
+            photo.pooled(sums[i * c.energies : (i + 1) * c.energies], counts[i : i + 1]) for i in range(2)
+        ]
+        hidden = photo.trunk(torch.cat([relative, near, *pooled]))
+        banks = photo.bank(relative)
+        green = distribution(photo.green, hidden, banks[: c.bank], base[:1])
+        return hidden, torch.cat([base, green, banks[c.bank :]])
+
+
+class Color(nn.Module):
+    """Stages 1 and 2: a color's distribution, given the innovations of those before it."""
+
+    def __init__(self, layer: nn.Module, head: Head):
+        super().__init__()
+        self.layer, self.head = layer, head
+
+    def forward(self, hidden: Tensor, innovations: Tensor, bank: Tensor, base: Tensor) -> Tensor:
+        features = self.layer(torch.cat([hidden, innovations]))
+        return distribution(self.head, features, torch.cat([bank, innovations]), base)
+
+
+class Trace(nn.Module):
+    """Stage 3: what a decoded pixel leaves for later ones."""
+
+    def __init__(self, photo: Photo):
+        super().__init__()
+        self.photo = photo
+
+    def forward(self, context: Tensor, pixel: Tensor) -> Tensor:
+        base, relative = self.photo.relative(context)
+        return self.photo.trace(relative, (pixel - base) * PIXEL.step)
+
+
+def distribution(head: Head, features: Tensor, predictions: Tensor, base: Tensor) -> Tensor:
+    """Mean in sixteenths of a gray level, scale and shape indices; (3, ...)."""
+    offset, spread_shape = head(features, predictions)
+    return torch.cat([torch.clamp(base + offset * LEVELS, 0, 255), spread_shape])
+
+
+def stages(photo: Photo) -> list[tuple[str, nn.Module, list[Value]]]:
+    """Name, module and inputs of every stage."""
+    c = photo.config
+    near, context = len(c.trace_at), 3 * len(c.context)
+
+    def grid(rows: int, g: Grid) -> Value:
+        return uniform("", rows, g.low, g.high, g.bits)
+
+    largest = max(c.row_pool, c.pool_rows * c.pool_columns)
+    gray = uniform("", context, -1, 255, 0)
+    trace = [grid(c.energies, ENERGY), grid(c.drifts, DRIFT)] * near
+    trunk = [
+        gray,
+        joined([*trace, uniform("", 4, 0, 1, 0)]),
+        uniform("", 2 * c.energies, 0, largest * ENERGY.high, ENERGY.bits),
+        uniform("", 2, 1, largest, 0),
+    ]
+
+    def color(innovations: int) -> list[Value]:
+        return [
+            grid(c.hidden, HIDDEN),
+            grid(innovations, MEAN),
+            grid(c.bank, BANK),
+            uniform("", 1, 0, 255, 0),
+        ]
+
+    return [
+        ("trunk", Trunk(photo), trunk),
+        ("red", Color(photo.red_layer, photo.red), color(1)),
+        ("blue", Color(photo.blue_layer, photo.blue), color(2)),
+        ("trace", Trace(photo), [gray, uniform("", 3, 0, 255, 0)]),
+    ]
+
+
+def export_photo(photo: Photo, target: Path, card: dict[str, str]) -> None:
+    """Write `photo` as an exact ONNX file with its tables, geometry, proof and `card`. Raises `InexactGraph`."""
+    photo.eval()
+    set_exact(photo, True)
+    graph = ExactGraph()
+    branches = []
+    for name, module, inputs in stages(photo):
+        graph.begin()
+        named = [replace(value, name=letter) for letter, value in zip("abcd", inputs, strict=False)]
+        outputs = [value.name for value in lower(module, named, graph, name)]
+        branches.append((graph.nodes, [*outputs, "nothing"][:2]))
+    graph.constant(np.zeros((0, 0), np.float32), "nothing")
+    graph.constant(shape_tables(photo.shapes), "shapes.cdf")
+    graph.constant(scale_rates(), "shapes.rate")
+    model = assembled(graph, branches)
+    metadata = {
+        "family": "photo",
+        "format": "1",
+        "config": json.dumps(asdict(photo.config)),
+        "proof": json.dumps(graph.proof),
+        **card,
+    }
+    helper.set_model_props(model, {f"gencodec.{key}": value for key, value in metadata.items()})
+    onnx.checker.check_model(model)
+    target.write_bytes(model.SerializeToString())
+
+
+def assembled(graph: ExactGraph, branches: list[Branch]) -> onnx.ModelProto:
+    """One model whose outputs `y` and `z` are those of the branch with the number `stage`."""
+
+    def body(index: int) -> Branch:
+        if index + 1 == len(branches):
+            return branches[index]
+        parts = [
+            helper.make_graph(
+                [
+                    *nodes,
+                    *(helper.make_node("Identity", [name], [f"{name}_{place}_{index}"]) for name in names),
+                ],
+                f"stage_{place}_{index}",
+                [],
+                [
+                    helper.make_tensor_value_info(f"{name}_{place}_{index}", TensorProto.FLOAT, [None, None])
+                    for name in names
+                ],
+            )
+            for place, (nodes, names) in (("is", branches[index]), ("after", body(index + 1)))
+        ]
+        number, is_it, chosen = (
+            graph.constant(np.array(index, np.int64)),
+            f"is_{index}",
+            [f"y_{index}", f"z_{index}"],
+        )
+        return [
+            helper.make_node("Equal", ["stage", number], [is_it]),
+            helper.make_node("If", [is_it], chosen, then_branch=parts[0], else_branch=parts[1]),
+        ], chosen
+
+    nodes, names = body(0)
+    nodes = [
+        *nodes,
+        *(helper.make_node("Identity", [name], [end]) for name, end in zip(names, "yz", strict=True)),
+    ]
+    inputs = [helper.make_tensor_value_info("stage", TensorProto.INT64, [])]
+    inputs += [
+        helper.make_tensor_value_info(letter, TensorProto.FLOAT, [f"rows_{letter}", "positions"])
+        for letter in "abcd"
+    ]
+    outputs = [helper.make_tensor_value_info(letter, TensorProto.FLOAT, [None, None]) for letter in "yz"]
+    main = helper.make_graph(
+        [*graph.constant_nodes, *nodes], "photo", inputs, outputs, list(graph.constants.values())
+    )
+    return helper.make_model(
+        main, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="gencodec"
+    )
+
+
+def shape_tables(shapes: Shapes) -> np.ndarray:
+    """Distribution functions of the shapes as rising integers from 0 to CDF_TOTAL; (shapes, points) uint16."""
+    points = torch.arange(
+        -CDF_REACH * CDF_POINTS_PER_SCALE, CDF_REACH * CDF_POINTS_PER_SCALE + 1, dtype=torch.float64
+    )
+    with torch.no_grad():
+        cdf = torch.tensordot(shapes.weights().double(), kernel_cdfs(points / CDF_POINTS_PER_SCALE), dims=1)
+    cdf = (cdf - cdf[:, :1]) / (cdf[:, -1:] - cdf[:, :1])
+    return np.rint(cdf.numpy() * CDF_TOTAL).astype(np.uint16)
+
+
+def scale_rates() -> np.ndarray:
+    """Table points per sixteenth of a gray level, times 256, of every scale index; int32."""
+    scale = np.exp2((np.arange(64) - SCALE_OF_ONE) / SCALES_PER_OCTAVE)
+    return np.rint(256 * CDF_POINTS_PER_SCALE / (16 * scale)).astype(np.int32)

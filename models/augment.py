@@ -1,0 +1,142 @@
+"""Makes clean photographs look like the world's: rescaled, toned, noisy, chroma-subsampled, once JPEG.
+
+Every function takes and returns an array (height, width, 3) of RGB gray levels, float32 in 0..255 unless it
+says otherwise, and draws its choices from the generator it is given.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Picture = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+Resampling = Image.Resampling
+
+FILTERS = (Resampling.LANCZOS, Resampling.BICUBIC, Resampling.BILINEAR, Resampling.HAMMING, Resampling.BOX)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def augmented(photo: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """A random `size` x `size` picture made of a part of `photo` (uint8, at least `size` in both directions)."""
+    pixels = rescaled(oriented(photo, rng), size, rng)
+    picture = pixels.astype(np.float32)
+    if rng.random() < 0.5:
+        picture = toned(picture, rng)
+    if rng.random() < 0.25:
+        picture = refocused(picture, rng)
+    if rng.random() < 0.4:
+        picture = noisy(picture, rng)
+    if rng.random() < 0.35:
+        picture = chroma_subsampled(picture, rng)
+    pixels = quantized(picture)
+    if rng.random() < 0.1:
+        pixels = compressed(pixels, rng)
+    if rng.random() < 0.03:
+        pixels = np.repeat(quantized(pixels @ LUMA)[..., None], 3, 2)
+    return pixels
+
+
+def quantized(picture: NDArray[np.floating]) -> Pixels:
+    """Rounded to gray levels, uint8."""
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def oriented(photo: Pixels, rng: np.random.Generator) -> Pixels:
+    """One of the eight symmetries of a square; upright ones are likelier."""
+    if rng.random() < 0.5:
+        photo = photo[:, ::-1]
+    if rng.random() < 0.2:
+        photo = photo[::-1]
+    return photo.transpose(1, 0, 2) if rng.random() < 0.25 else photo
+
+
+def rescaled(photo: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """A random part, at its own scale or resampled by 0.4 to 1.7, sometimes JPEG-coded before."""
+    largest = min(photo.shape[:2])
+    factor = 1.0
+    if rng.random() < 0.6:
+        factor = float(np.exp(rng.uniform(np.log(0.4), np.log(1.7))))
+    extent = int(np.clip(round(size / factor), 16, largest))
+    top, left = (int(rng.integers(0, n - extent + 1)) for n in photo.shape[:2])
+    part = np.ascontiguousarray(photo[top : top + extent, left : left + extent])
+    if rng.random() < 0.08:
+        part = compressed(part, rng)
+    if extent == size:
+        return part
+    image = Image.fromarray(part).resize((size, size), FILTERS[rng.integers(len(FILTERS))])
+    return np.asarray(image)
+
+
+def toned(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Other gamma, contrast, brightness, white balance and saturation."""
+    picture = 255 * (picture / 255) ** np.float32(np.exp(rng.normal(0, 0.3)))
+    picture = (picture - 128) * np.exp(rng.normal(-0.1, 0.25)) + 128 + rng.normal(0, 15)
+    picture = picture * np.exp(rng.normal(0, 0.06, 3))
+    gray = (picture @ LUMA)[..., None]
+    return (gray + (picture - gray) * np.exp(rng.normal(-0.1, 0.3))).astype(np.float32)
+
+
+def refocused(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Blurred or sharpened."""
+    blurred = smooth(picture, float(rng.uniform(0.4, 1.3)))
+    if rng.random() < 0.5:
+        return blurred
+    return picture + (picture - blurred) * np.float32(rng.uniform(0.3, 1.5))
+
+
+def smooth(picture: Picture, radius: float) -> Picture:
+    """Gaussian blur of any number of channels, with fractions kept."""
+    taps = np.exp(-0.5 * (np.arange(-4, 5) / radius) ** 2).astype(np.float32)
+    taps /= taps.sum()
+    for axis in (0, 1):
+        padded = np.pad(picture, [(4, 4) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        size = picture.shape[axis]
+        picture = sum(t * np.take(padded, range(i, i + size), axis) for i, t in enumerate(taps))  # type: ignore[assignment]
+    return picture
+
+
+def noisy(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Sensor noise or film grain: white or correlated, per channel or shared, growing with the signal or not."""
+    strength = np.exp(rng.uniform(np.log(0.5), np.log(9)))
+    noise = rng.standard_normal(picture.shape, dtype=np.float32)
+    shared = rng.random()
+    noise = np.float32(np.sqrt(1 - shared)) * noise + np.float32(np.sqrt(shared)) * noise[..., :1]
+    if rng.random() < 0.5:
+        noise = smooth(noise, float(rng.uniform(0.4, 1.1)))
+        noise /= noise.std() + 1e-6
+    if rng.random() < 0.5:
+        noise = noise * np.sqrt(np.clip(picture, 4, 255) / 128)
+    return (picture + strength * noise).astype(np.float32)
+
+
+def chroma_subsampled(picture: Picture, rng: np.random.Generator) -> Picture:
+    """Color differences at half the resolution (4:2:0 or 4:2:2), brought back by one of three upsamplers."""
+    luma = picture @ LUMA
+    chroma = picture[..., [2, 0]] - luma[..., None]
+    height, width = luma.shape
+    start = 0 if rng.random() < 0.85 else 1  # mostly the grid begins with the picture
+    vertical = 2 if rng.random() < 0.8 else 1
+    chroma = np.roll(chroma, (start, start), (0, 1))
+    planes = []
+    upsampler = (Resampling.NEAREST, Resampling.BILINEAR, Resampling.BICUBIC)[rng.integers(3)]
+    coarse = rng.random() < 0.7
+    for plane in (chroma[..., 0], chroma[..., 1]):
+        small = Image.fromarray(plane).resize((width // 2, height // vertical), Resampling.BOX)
+        if coarse:  # stored as integers, as files do
+            small = Image.fromarray(np.rint(np.asarray(small)))
+        planes.append(np.asarray(small.resize((width, height), upsampler)))
+    blue, red = (np.roll(p, (-start, -start), (0, 1)) + luma for p in planes)
+    green = (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1]
+    return np.stack([red, green, blue], -1)
+
+
+def compressed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """What JPEG of quality 75 to 98 leaves of `pixels`, uint8."""
+    buffer = io.BytesIO()
+    quality, subsampling = int(rng.integers(75, 99)), int(rng.integers(0, 3))
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return np.asarray(Image.open(buffer))

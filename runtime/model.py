@@ -1,0 +1,81 @@
+"""A loaded model: its session, constants and metadata, checked against its card and its proof."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencodec.errors import InvalidFile, UnknownModel
+from gencodec.runtime import onnxfile, proof, session
+from gencodec.runtime.registry import ModelCard, find_model
+
+Array = NDArray[np.float32]
+
+
+class Model:
+    """Weights that may run on several threads at once; made by `load`."""
+
+    def __init__(
+        self, card: ModelCard, data: bytes, *, threads: int | None, device: str, optimize: bool = True
+    ):
+        if hashlib.sha256(data).hexdigest() != card.sha256:
+            raise UnknownModel(f"the weights of {card.name} are not the ones that its card names")
+        self.card = card
+        self.file = onnxfile.read(data)
+        self.worst_sum = proof.check(self.file)
+        self.session = session.open_session(data, threads=threads, device=device, optimize=optimize)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The network's sizes and geometry, as its exporter wrote them."""
+        try:
+            return json.loads(self.file.metadata["gencodec.config"])
+        except (KeyError, ValueError) as error:
+            raise InvalidFile(f"the model {self.card.name} does not say how it is built") from error
+
+    @property
+    def family(self) -> str:
+        """Which codec the model belongs to."""
+        return self.file.metadata.get("gencodec.family", "")
+
+    def constant(self, name: str) -> NDArray[np.generic]:
+        """A table that the model ships beside its graph. Raises `InvalidFile` if it has none of that name."""
+        try:
+            return self.file.constants[name]
+        except KeyError as error:
+            raise InvalidFile(f"the model {self.card.name} has no table {name}") from error
+
+    def run(self, inputs: dict[str, NDArray[Any]]) -> list[Array]:
+        """All outputs for `inputs`."""
+        return self.session.run(None, inputs)  # type: ignore[return-value]
+
+
+_warm: dict[tuple[Any, ...], Model] = {}
+_lock = threading.Lock()
+
+
+def load(
+    model: ModelCard | str | Path, *, threads: int | None = None, device: str = "auto", optimize: bool = True
+) -> Model:
+    """The model, from this process's earlier loads if it can be.
+
+    Raises `UsageError` for unknown names, `InexactGraph` for graphs without a sound proof, `UnknownModel` for
+    weights that are not those of the card.
+    """
+    card = model if isinstance(model, ModelCard) else find_model(model)
+    key = (card.sha256, threads, device, optimize)
+    with _lock:
+        if key not in _warm:
+            try:
+                data = card.file.read_bytes()
+            except OSError as error:
+                raise UnknownModel(f"the weights of {card.name} are missing: {error.strerror}") from error
+            _warm[key] = Model(card, data, threads=threads, device=device, optimize=optimize)
+        return _warm[key]

@@ -1,0 +1,47 @@
+"""Checks again, from the weights themselves, that a graph's sums stay where float32 is exact."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from gencodec.errors import InexactGraph
+from gencodec.runtime.onnxfile import OnnxFile
+
+EXACT_LIMIT = 1 << 24
+
+
+def check(file: OnnxFile) -> int:
+    """The largest sum that any layer of `file` can reach.
+
+    Every layer named in the proof has its bound, max|a| * sum|w| + |b| per output, computed from the integer
+    weights and compared with 2**24 and with what the proof states; weights that no layer of the proof names are
+    refused too. Raises `InexactGraph`.
+    """
+    try:
+        layers: list[dict[str, Any]] = json.loads(file.metadata["gencodec.proof"])
+        worst = {layer["layer"]: _worst(file, layer) for layer in layers}
+        stated = {layer["layer"]: int(layer["worst"]) for layer in layers}
+    except (KeyError, ValueError, TypeError) as error:
+        raise InexactGraph("the model carries no proof that it is exact; export it with gencodec") from error
+    for layer, value in worst.items():
+        if value >= EXACT_LIMIT:
+            raise InexactGraph(
+                f"layer {layer} is not exact: its sums can reach {value}, the limit is {EXACT_LIMIT}"
+            )
+        if value != stated[layer]:
+            raise InexactGraph(f"layer {layer} has other weights than its proof")
+    weights = {name.removesuffix(".weight") for name in file.constants if name.endswith(".weight")}
+    if unproved := sorted(weights - worst.keys()):
+        raise InexactGraph(f"layer {unproved[0]} has no proof that it is exact")
+    return max(worst.values())
+
+
+def _worst(file: OnnxFile, layer: dict[str, Any]) -> int:
+    weight, bias = (
+        file.constants[f"{layer['layer']}.{part}"].astype(np.int64) for part in ("weight", "bias")
+    )
+    reach = np.concatenate([np.full(int(n), int(magnitude), np.int64) for n, magnitude in layer["reach"]])
+    return int((np.abs(weight) @ reach + np.abs(bias)).max())

@@ -1,0 +1,115 @@
+"""The models that ship: one card each, with the number that files name it by. Cards are never changed or reused."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gencodec
+from gencodec.errors import UnknownModel, UsageError
+
+WEIGHTS = Path(gencodec.__file__).parent / "weights"
+PREFIX = 8
+"""Bytes of the weights' SHA-256 that files carry."""
+UNREGISTERED = 0
+"""Wire id of files coded by a model that does not ship; its weights' hash tells which."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that is needed to find, trust and credit a model's weights."""
+
+    name: str
+    """`family-size.tag`"""
+    wire_id: int
+    """What files call the model; hand-written, from 1 to 65535."""
+    sha256: str
+    """Of the ONNX file, in hexadecimal."""
+    file: Path
+    summary: str
+    licence: str
+    data: str
+    """What the weights were trained on."""
+    paper: str
+    aliases: tuple[str, ...] = field(default=())
+
+    @property
+    def family(self) -> str:
+        """The part of the name before the size."""
+        return self.name.split("-")[0]
+
+    @property
+    def weights_prefix(self) -> bytes:
+        """What files carry to recognize the weights."""
+        return bytes.fromhex(self.sha256)[:PREFIX]
+
+
+MODELS: tuple[ModelCard, ...] = (
+    ModelCard(
+        name="photo-base.1",
+        wire_id=1,
+        sha256="370f79c003d887bb0c962d6fa727cd35b62bc8d439b4b46a8879ba1b18f84086",
+        file=WEIGHTS / "photo-base.1.onnx",
+        summary="lossless photographs: a causal network over decoded neighbors, 29 thousand weights",
+        licence="Apache-2.0",
+        data="749 openly licensed photographs, rescaled, toned, noisy, chroma-subsampled and JPEG-coded at random",
+        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        aliases=("photo", "photo-base"),
+    ),
+)
+
+
+def list_models() -> list[ModelCard]:
+    """All models that ship, by name."""
+    return sorted(MODELS, key=lambda card: card.name)
+
+
+def find_model(name: str | Path) -> ModelCard:
+    """The model of that name, alias, or path to an exported ONNX file. Raises `UsageError`."""
+    for card in MODELS:
+        if name == card.name or name in card.aliases:
+            return card
+    path = Path(name)
+    if path.suffix == ".onnx" or path.is_file():
+        return _card_of_file(path)
+    known = [n for card in MODELS for n in (card.name, *card.aliases)]
+    close = difflib.get_close_matches(str(name), known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
+    raise UsageError(f"there is no model {str(name)!r}; {hint}")
+
+
+def model_for(wire_id: int, weights_prefix: bytes, extra: ModelCard | None = None) -> ModelCard:
+    """The model that a file names; `extra` is one that the user points to. Raises `UnknownModel`."""
+    if extra is not None and extra.weights_prefix == weights_prefix:
+        return extra
+    for card in MODELS:
+        if card.wire_id == wire_id:
+            if card.weights_prefix != weights_prefix:
+                raise UnknownModel(
+                    f"the file was coded with other weights of {card.name} than the ones installed"
+                )
+            return card
+    if wire_id == UNREGISTERED:
+        raise UnknownModel(
+            f"the file was coded by an exported model with weights {weights_prefix.hex()}; name its ONNX file with --model"
+        )
+    raise UnknownModel(f"the file needs model number {wire_id}, which this version of gencodec does not have")
+
+
+def _card_of_file(path: Path) -> ModelCard:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the model file {path} cannot be read: {error.strerror}") from error
+    return ModelCard(
+        name=str(path),
+        wire_id=UNREGISTERED,
+        sha256=hashlib.sha256(data).hexdigest(),
+        file=path,
+        summary="exported model",
+        licence="unknown",
+        data="unknown",
+        paper="",
+    )

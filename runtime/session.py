@@ -1,0 +1,83 @@
+"""ONNX Runtime sessions with the settings that keep exact graphs exact, on the provider that the caller names."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+import onnxruntime as ort
+
+from gencodec.errors import GencodecError, UsageError
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+EXACT_OPTIONS: dict[str, dict[str, str]] = {
+    # no 11-bit multiplications, no transforms that round
+    "CUDAExecutionProvider": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"},
+    "TensorrtExecutionProvider": {"trt_fp16_enable": "0", "trt_int8_enable": "0", "trt_bf16_enable": "0"},
+    "OpenVINOExecutionProvider": {"precision": "FP32"},
+}
+ERRORS_ONLY = 3
+
+
+def provider_of(device: str) -> str:
+    """The execution provider called `device` ("auto" chooses). Raises `UsageError` if there is none here."""
+    available = ort.get_available_providers()
+    if device == "auto":
+        return PROVIDERS["cuda"] if has_gpu() and PROVIDERS["cuda"] in available else PROVIDERS["cpu"]
+    provider = PROVIDERS.get(device.lower(), device)
+    if provider not in available:
+        usable = sorted(name for name, p in PROVIDERS.items() if p in available)
+        raise UsageError(
+            f"device {device!r} is not available here; this ONNX Runtime has {', '.join(usable)}"
+        )
+    return provider
+
+
+@cache
+def has_gpu() -> bool:
+    """Whether an NVIDIA device can be opened."""
+    return os.path.exists("/dev/nvidiactl") or os.name == "nt"
+
+
+def open_session(
+    model: bytes, *, threads: int | None = None, device: str = "auto", optimize: bool = True
+) -> ort.InferenceSession:
+    """A session for a serialized model.
+
+    `threads` is the number of CPU threads of one operation (None: all cores); `optimize=False` switches graph
+    optimizations off, which changes speed and nothing else. Raises `UsageError` for devices that are not there.
+    """
+    ort.set_default_logger_severity(ERRORS_ONLY)
+    provider = provider_of(device)
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    providers: list[Any] = [(provider, EXACT_OPTIONS.get(provider, {}))]
+    if provider != PROVIDERS["cpu"]:
+        providers.append(PROVIDERS["cpu"])
+    try:
+        session = ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        raise GencodecError(
+            f"ONNX Runtime cannot load the model on {device}: {_first_line(error)}"
+        ) from error
+    if device != "auto" and session.get_providers()[0] != provider:
+        raise UsageError(f"device {device!r} is not usable here: ONNX Runtime fell back to the CPU")
+    return session
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,89 @@
+"""Write the golden files, and the manifest of what they must decode to, into this folder.
+
+Run from the repository root: python -m tests.golden.make. Files that exist stay: what an older version
+wrote must be read for ever. Only new names are added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import gencodec
+from gencodec.codec import container as gnc
+from gencodec.codec import ordinary
+from gencodec.codec.container import Coder, Container, Section, SectionKind
+from gencodec.codec.image import PACKED_DEPTHS, Pixels
+
+FOLDER = Path(__file__).resolve().parent
+MANIFEST = FOLDER / "manifest.json"
+METADATA = gencodec.Metadata(icc=b"profile" * 9, gamma=45455, density=(2835, 2835, 1), cicp=(1, 13, 0, 1))
+
+
+def gradient(channels: int, depth: int = 8, height: int = 19, width: int = 23) -> Pixels:
+    """Samples (H, W, C) with slopes and a little noise, the same on every machine."""
+    y, x, c = np.ogrid[:height, :width, :channels]
+    values = (1103 * y + 1511 * x * (c + 1) + 7919 * c + (y * x * 40503 >> 7) % 997) & ((1 << depth) - 1)
+    if depth in PACKED_DEPTHS:
+        return (values * (255 // ((1 << depth) - 1))).astype(np.uint8)
+    return values.astype(np.uint16)
+
+
+def pack(pixels: Pixels, depth: int, *sections: Section) -> bytes:
+    """Put sections into a file as `gencodec.compress` does."""
+    height, width, channels = pixels.shape
+    crc = ordinary.checksum(pixels)
+    return gnc.write(Container(width, height, channels, depth, crc, sections))
+
+
+def one_section(pixels: Pixels, depth: int, coder: Coder) -> bytes:
+    """Code all channels by one coder."""
+    kind = SectionKind.PIXELS if pixels.shape[2] in (2, 4) else SectionKind.COLOR
+    return pack(pixels, depth, Section(kind, coder, ordinary.encode_by(coder, pixels)))
+
+
+def golden_files() -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every golden file of an ordinary coder."""
+    for coder in (Coder.RAW, Coder.DEFLATE, Coder.WEBP, Coder.JXL, Coder.PNG):
+        for channels in (1, 2, 3, 4):
+            yield f"{coder.name.lower()}-{channels}", one_section(gradient(channels), 8, coder)
+            if coder is not Coder.WEBP:
+                yield f"{coder.name.lower()}-{channels}-16", one_section(gradient(channels, 16), 16, coder)
+    yield "depth-1", one_section(gradient(1, 1), 1, Coder.WEBP)
+    yield "depth-12", one_section(gradient(3, 12), 12, Coder.JXL)
+    yield "pixel", gencodec.compress(np.array([[[1, 2, 3]]], np.uint8))
+    yield "opaque", gencodec.compress(np.dstack([gradient(3), np.full((19, 23), 255, np.uint8)]))
+    yield "metadata", gencodec.compress(gencodec.Image.from_array(gradient(1), metadata=METADATA))
+
+
+def describe(data: bytes) -> dict[str, object]:
+    """What a file must decode to."""
+    image = gencodec.decompress(data)
+    stored = image.pixels.astype(image.pixels.dtype.newbyteorder("<"))
+    return {
+        "shape": list(image.pixels.shape),
+        "bit_depth": image.bit_depth,
+        "samples_sha256": hashlib.sha256(stored.tobytes()).hexdigest(),
+        "metadata": image.metadata.to_bytes().hex(),
+    }
+
+
+def main() -> None:
+    """Add the files that are missing."""
+    manifest = json.loads(MANIFEST.read_text()) if MANIFEST.exists() else {}
+    for name, data in golden_files():
+        path = FOLDER / f"{name}.gnc"
+        if not path.exists():
+            path.write_bytes(data)
+            manifest[path.name] = describe(data)
+            sys.stderr.write(f"{path.name}: {len(data)} bytes\n")
+    MANIFEST.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

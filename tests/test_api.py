@@ -1,0 +1,253 @@
+"""The public functions: any image comes back, never larger than WebP, and `info` tells the truth."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+import gencodec
+from gencodec import Image, InvalidFile, Metadata, UsageError
+from gencodec.codec import choice, ordinary
+from gencodec.codec.container import Coder, SectionKind
+from tests.stand_in import StandIn, real_model_exists
+
+METADATA = Metadata(icc=b"icc" * 50, exif=b"II*\0", xmp=b"<x/>", srgb_intent=1, density=(2835, 2835, 1))
+quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """The stand-in for the neural codec, installed."""
+    found = StandIn()
+    found.install(monkeypatch)
+    return found
+
+
+@pytest.fixture
+def neural(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The neural codec where there is one, else its stand-in."""
+    if not real_model_exists():
+        StandIn().install(monkeypatch)
+
+
+def photo(*shape: int, seed: int = 3) -> NDArray[np.uint8]:
+    """Samples (H, W, C) with slopes, edges and grain, of many colors."""
+    rng = np.random.default_rng(seed)
+    y, x, c = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    slope = 70 + 1.3 * x + 0.7 * y * (c + 1) + 50 * (np.hypot(x - 30, y - 20) < 15)
+    return np.clip(slope + rng.normal(0, 3, shape), 0, 255).astype(np.uint8)
+
+
+def coders(data: bytes) -> list[tuple[SectionKind, Coder]]:
+    return [(section.kind, section.coder) for section in gencodec.info(data).sections]
+
+
+def webp_bytes(pixels: NDArray[np.uint8]) -> int:
+    file = io.BytesIO()
+    picture = PillowImage.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture.save(file, "WEBP", lossless=True, quality=100, method=6)
+    return len(file.getvalue())
+
+
+@st.composite
+def any_image(draw: st.DrawFn) -> Image:
+    """An image of any shape, dtype, depth and content."""
+    shape = draw(st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(1, 4)))
+    depth = draw(st.sampled_from([1, 2, 4, 8, 8, 8, 10, 12, 16]))
+    dtype = np.uint8 if depth in (1, 2, 4, 8) else np.uint16
+    content = draw(st.sampled_from(["drawn", "noise", "photo"]))
+    if content == "drawn":
+        values = draw(hnp.arrays(dtype, shape))
+    elif content == "noise":
+        values = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 2**16, shape).astype(dtype)
+    else:
+        values = photo(*shape).astype(dtype)
+    top = (1 << depth) - 1
+    values = (values & top) * (255 // top) if dtype == np.uint8 else values & top
+    return Image.from_array(
+        values.astype(dtype), bit_depth=depth, metadata=draw(st.sampled_from([Metadata(), METADATA]))
+    )
+
+
+@given(any_image())
+@quick
+@pytest.mark.usefixtures("neural")
+def test_any_image_comes_back(image: Image) -> None:
+    assert gencodec.decompress(gencodec.compress(image)) == image
+
+
+@given(any_image(), st.data())
+@quick
+@pytest.mark.usefixtures("neural")
+def test_any_region_comes_back(image: Image, data: st.DataObject) -> None:
+    x = data.draw(st.integers(0, image.width - 1))
+    y = data.draw(st.integers(0, image.height - 1))
+    width = data.draw(st.integers(1, image.width - x))
+    height = data.draw(st.integers(1, image.height - y))
+    part = gencodec.decompress(gencodec.compress(image), region=(x, y, width, height))
+    np.testing.assert_array_equal(part.pixels, image.pixels[y : y + height, x : x + width])
+    assert (part.bit_depth, part.metadata) == (image.bit_depth, image.metadata)
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("region", [(0, 0, 0, 1), (-1, 0, 2, 2), (5, 5, 6, 1), (0, 9, 1, 2)])
+def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
+    data = gencodec.compress(photo(10, 10, 3))
+    with pytest.raises(UsageError, match="not within the image of 10 x 10"):
+        gencodec.decompress(data, region=region)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_photographs_go_to_the_model(
+    stand_in: StandIn, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "model_wins", lambda *_: True)
+    pixels = photo(48, 64, channels)
+    data = gencodec.compress(pixels)
+    assert coders(data)[0] == (SectionKind.COLOR, Coder.MODEL)
+    assert len(coders(data)) == (2 if channels in (2, 4) else 1)
+    np.testing.assert_array_equal(gencodec.decompress(data).pixels, pixels)
+    assert (stand_in.encoded, stand_in.decoded) == (1, 1)
+
+
+def test_what_the_model_does_not_suit_never_reaches_it(stand_in: StandIn) -> None:
+    icon, drawing = photo(31, 64, 3), photo(64, 64, 3) // 128 * 255
+    scan, deep = photo(64, 64, 1) // 20, photo(64, 64, 3).astype(np.uint16) * 200
+    for pixels in (icon, drawing, scan, deep):
+        np.testing.assert_array_equal(gencodec.decompress(gencodec.compress(pixels)).pixels, pixels)
+    assert stand_in.encoded == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_never_larger_than_webp(stand_in: StandIn, channels: int) -> None:
+    """A model that fails on an image costs its user nothing."""
+    stand_in.padding = 100_000
+    tile = photo(64, 64, channels)
+    for pixels in (tile, np.tile(tile, (3, 3, 1)), np.repeat(tile, 2, axis=1)):
+        data = gencodec.compress(pixels)
+        assert len(data) <= webp_bytes(pixels) + 64
+        assert Coder.MODEL not in [coder for _, coder in coders(data)]
+    assert stand_in.encoded == 3
+
+
+def test_probes_decide_on_larger_images() -> None:
+    """A clear win needs no slow WebP; a near one, and any on a small image, is not taken for sure."""
+    pixels = photo(200, 300, 3)
+    webp = len(ordinary.encode_webp(pixels))
+    assert choice.model_wins(pixels, webp * 7 // 10)
+    assert not choice.model_wins(pixels, webp)
+    assert not choice.model_wins(pixels[:50, :50], 1)
+
+
+def test_repeated_content_is_noticed() -> None:
+    """Copies far apart, which quick WebP does not look for, show as repeated runs."""
+    once = photo(100, 100, 3)
+    assert choice.repeated_share(once) < choice.FEW_REPEATS
+    assert choice.repeated_share(np.vstack([once, once])) > 0.4
+
+
+@pytest.mark.usefixtures("neural")
+def test_never_larger_than_webp_with_the_real_model() -> None:
+    tile = photo(64, 64, 3)
+    for pixels in (tile, np.tile(tile, (2, 3, 1)), tile // 64 * 64, np.ascontiguousarray(tile[:, :, :1])):
+        assert len(gencodec.compress(pixels)) <= webp_bytes(pixels) + 64
+
+
+def test_info_tells_what_was_written(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "model_wins", lambda *_: True)
+    stand_in.padding = 10
+    data = gencodec.compress(Image.from_array(photo(48, 64, 3), metadata=METADATA))
+    found = gencodec.info(data)
+    assert (found.width, found.height, found.channels, found.bit_depth, found.version) == (64, 48, 3, 8, 1)
+    assert found.bytes == len(data)
+    assert found.bpsp == pytest.approx(8 * len(data) / (64 * 48 * 3))
+    assert (found.model, found.wire_id, found.weights) == ("photo-stand.1", 0xFFFE, "5e" * 8)
+    coded = found.sections[-1].bytes
+    assert found.estimate_bits == 8 * (coded - 10)
+    assert found.overhead == pytest.approx(10 / (coded - 10))
+    assert found.metadata == {
+        "icc_bytes": 150, "exif_bytes": 4, "xmp_bytes": 4, "srgb_intent": 1, "density": (2835, 2835, 1)
+    }  # fmt: skip
+    assert gencodec.verify(data) == found
+    assert stand_in.decoded == 1
+
+
+@pytest.mark.usefixtures("neural")
+def test_all_kinds_of_sources(tmp_path: Path) -> None:
+    pixels = photo(20, 30, 3)
+    PillowImage.fromarray(pixels).save(tmp_path / "in.png")
+    expected = gencodec.compress(pixels)
+    path = tmp_path / "in.png"
+    for source in (
+        path,
+        str(path),
+        path.read_bytes(),
+        io.BytesIO(path.read_bytes()),
+        Image.from_array(pixels),
+    ):
+        assert gencodec.compress(source) == expected
+    (tmp_path / "out.gnc").write_bytes(expected)
+    for source in (tmp_path / "out.gnc", str(tmp_path / "out.gnc"), expected, io.BytesIO(expected)):
+        np.testing.assert_array_equal(gencodec.decompress(source).pixels, pixels)
+        assert gencodec.info(expected).bytes == len(expected)
+
+
+@pytest.mark.usefixtures("neural")
+def test_save_and_open(tmp_path: Path) -> None:
+    image = Image.from_array(photo(20, 30, 1), metadata=METADATA)
+    gencodec.save(image, tmp_path / "a.gnc")
+    buffer = io.BytesIO()
+    gencodec.save(image, buffer)
+    assert gencodec.open(tmp_path / "a.gnc") == image == gencodec.open(io.BytesIO(buffer.getvalue()))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gnc"]
+
+
+@pytest.mark.usefixtures("neural")
+def test_progress_ends_at_one() -> None:
+    for pixels in (photo(40, 40, 3), photo(9, 9, 1)):
+        shares: list[float] = []
+        data = gencodec.compress(pixels, progress=shares.append)
+        assert shares[-1] == 1.0
+        gencodec.decompress(data, progress=shares.append)
+        assert shares[-1] == 1.0
+        assert all(0 <= share <= 1 for share in shares)
+
+
+@pytest.mark.usefixtures("neural")
+def test_wrong_arguments_are_usage_errors() -> None:
+    with pytest.raises(UsageError):
+        gencodec.compress(photo(9, 9, 3), model="no-such-model")
+    with pytest.raises(UsageError):
+        gencodec.decompress(3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        gencodec.decompress(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        gencodec.compress(np.zeros((4, 4), np.float32))
+    with pytest.raises(InvalidFile):
+        gencodec.decompress(b"")
+
+
+def test_door_shows_all_and_only_its_names() -> None:
+    assert list(gencodec.__all__) == sorted(gencodec.__all__, key=str)
+    for name in gencodec.__all__:
+        assert getattr(gencodec, name) is not None
+    assert dir(gencodec) == sorted(gencodec.__all__)
+    with pytest.raises(AttributeError):
+        gencodec.no_such_name  # noqa: B018
+
+
+def test_import_is_light() -> None:
+    heavy = "{'numpy', 'onnxruntime', 'torch', 'PIL', 'imagecodecs'} & set(sys.modules)"
+    lazy = "gencodec.compress; assert 'torch' not in sys.modules"
+    code = f"import sys, gencodec; assert not {heavy}; {lazy}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parent.parent)

@@ -1,0 +1,59 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from gencodec.codec.atomic import write_file
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    write_file(target, b"first")
+    write_file(str(target), b"second")
+    assert target.read_bytes() == b"second"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_failure_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: type[BaseException]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    target = tmp_path / "a"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(*((os, "fsync", fail) if call == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(error):
+        write_file(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_file(tmp_path / "none/a", b"data")
+
+
+def test_links_and_permissions_are_kept(tmp_path: Path) -> None:
+    target, link = tmp_path / "a", tmp_path / "link"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    link.symlink_to("a")
+    write_file(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_devices_are_written_directly() -> None:
+    write_file("/dev/null", b"data")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    with pytest.raises(OSError, match="No space left"):
+        write_file("/dev/full", b"data")

@@ -1,0 +1,154 @@
+"""The container: what is written is read, by both readers, and the document's example is true."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gencodec import InvalidFile, decompress
+from gencodec.codec import container as gnc
+from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind
+from tests import second_reader
+from tests.golden.make import FOLDER, MANIFEST
+from tests.stand_in import real_model_exists
+
+FORMAT = (Path(__file__).resolve().parent.parent / "docs/format.md").read_text()
+GOLDEN = json.loads(MANIFEST.read_text())
+
+
+def example() -> bytes:
+    """The bytes of the document's worked example."""
+    block = FORMAT[FORMAT.index("## 9. An example") :].split("```")[1]
+    return bytes.fromhex("".join(re.findall(r"^(?:[0-9A-F]{2} )+", block, re.MULTILINE)))
+
+
+payloads = st.binary(max_size=40)
+references = st.builds(ModelRef, st.integers(0, 0xFFFF), st.binary(min_size=8, max_size=8))
+colors = st.one_of(
+    st.builds(
+        Section, st.just(SectionKind.COLOR), st.sampled_from([Coder.RAW, Coder.JXL, Coder.CONSTANT]), payloads
+    ),
+    st.builds(
+        Section,
+        st.just(SectionKind.COLOR),
+        st.just(Coder.MODEL),
+        payloads,
+        references,
+        st.integers(0, 2**32 - 1),
+    ),
+)
+
+
+@st.composite
+def containers(draw: st.DrawFn) -> Container:
+    """Any container that may be written."""
+    channels = draw(st.integers(1, 4))
+    sections = [
+        Section(SectionKind.METADATA, draw(st.sampled_from([Coder.RAW, Coder.DEFLATE])), draw(payloads))
+    ]
+    if draw(st.booleans()):
+        sections.append(draw(colors))
+        if channels in (2, 4):
+            sections.append(Section(SectionKind.ALPHA, Coder.WEBP, draw(payloads)))
+    else:
+        sections.append(Section(SectionKind.PIXELS, Coder.PNG, draw(payloads)))
+    side = st.integers(1, 1024)
+    return Container(
+        draw(side),
+        draw(side),
+        channels,
+        draw(st.integers(1, 16)),
+        draw(st.integers(0, 2**32 - 1)),
+        tuple(sections[draw(st.integers(0, 1)) :]),
+    )
+
+
+@given(containers())
+def test_round_trip(container: Container) -> None:
+    assert gnc.read(gnc.write(container)) == container
+
+
+@given(containers())
+def test_second_reader_agrees(container: Container) -> None:
+    file = second_reader.read(gnc.write(container))
+    assert (file.width, file.height, file.channels) == (container.width, container.height, container.channels)
+    assert (file.depth, file.sample_crc) == (container.bit_depth, container.pixel_crc)
+    for row, section in zip(file.rows, container.sections, strict=True):
+        assert (row.kind, row.coder, row.payload) == (section.kind, section.coder, section.payload)
+        if section.model:
+            reference = (section.model.wire_id, section.model.weights, section.estimate)
+            assert (row.wire_id, row.weights, row.estimate) == reference
+
+
+@given(containers(), st.data())
+def test_readers_refuse_the_same(container: Container, data: st.DataObject) -> None:
+    """Whatever one byte of header or table becomes, its checksum made right, both readers judge alike."""
+    file = bytearray(gnc.write(container))
+    end = gnc.read_header(bytes(file)).bytes - 4
+    file[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(0, 255))
+    file[end : end + 4] = gnc.zlib.crc32(file[:end]).to_bytes(4, "little")
+    try:
+        gnc.read(bytes(file))
+    except InvalidFile:
+        with pytest.raises(second_reader.Refused):
+            second_reader.read(bytes(file))
+    else:
+        second_reader.read(bytes(file))
+
+
+@given(containers())
+def test_header_needs_no_payload(container: Container) -> None:
+    file = gnc.write(container)
+    header = gnc.read_header(file)
+    assert gnc.read_header(file[: header.bytes]) == header
+    assert header.bytes + header.payload_bytes == len(file)
+    assert len(file) == 29 + sum(section.file_bytes for section in container.sections)
+
+
+def test_overhead_is_small() -> None:
+    color = Section(SectionKind.COLOR, Coder.MODEL, b"x" * 1000, ModelRef(1, bytes(8)), 990)
+    assert len(gnc.write(Container(768, 512, 3, 8, 0, (color,)))) == 1053
+
+
+def test_documented_example() -> None:
+    image = decompress(example())
+    assert image.pixels.tolist() == [[[10], [20], [30]]]
+    assert image.metadata.srgb_intent == 0
+    file = second_reader.read(example())
+    assert second_reader.samples(file) == bytes([10, 20, 30])
+    assert second_reader.metadata(file) == {4: b"\0"}
+
+
+def test_document_names_every_number() -> None:
+    for kind in SectionKind:
+        assert f"| {kind.value} | {kind.name} |" in FORMAT
+    for coder in Coder:
+        assert f"| {coder.value} | {coder.name} |" in FORMAT
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_golden_file(name: str) -> None:
+    """Files of older versions decode to what they did."""
+    data, expected = (FOLDER / name).read_bytes(), GOLDEN[name]
+    sections = second_reader.read(data).rows
+    if any(row.coder == Coder.MODEL for row in sections) and not real_model_exists():
+        pytest.skip("no model is installed")
+    image = decompress(data)
+    stored = image.pixels.astype(image.pixels.dtype.newbyteorder("<"))
+    assert list(image.pixels.shape) == expected["shape"]
+    assert image.bit_depth == expected["bit_depth"]
+    assert hashlib.sha256(stored.tobytes()).hexdigest() == expected["samples_sha256"]
+    assert image.metadata.to_bytes().hex() == expected["metadata"]
+    assert second_reader.samples(second_reader.read(data)) in (None, stored.tobytes())
+
+
+def test_golden_files_are_all_listed() -> None:
+    assert sorted(path.name for path in FOLDER.glob("*.gnc")) == sorted(GOLDEN)
+    assert np.unique([entry["bit_depth"] for entry in GOLDEN.values()]).tolist() == [1, 8, 12, 16]
