@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gencodec.cli import failures, files, progress, stdout
-from gencodec.cli.options import Device, Force, Json, Output, OutputDir, Quiet, Sources, Threads
+from gencodec.cli.options import Device, Force, ForeignModel, Json, Output, OutputDir, Quiet, Sources, Threads
 from gencodec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def compress(
     output: Output = None,
     output_dir: OutputDir = None,
     force: Force = False,
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="See `gencodec models`.")] = "photo",
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="A name of `gencodec models`, or an ONNX file.")] = "photo",
     force_lossy_source: Annotated[
         bool,
         typer.Option("--force-lossy-source", help="Take JPEG and other lossy files: keeps their pixels."),
@@ -83,6 +83,7 @@ def decompress(
         str | None,
         typer.Option("--format", metavar="NAME", help="png, ppm, tiff...; default: by output name."),
     ] = None,
+    model: ForeignModel = None,
     threads: Threads = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -90,12 +91,16 @@ def decompress(
 ) -> None:
     """Write .gnc files as images again: img.png.gnc becomes img.png."""
     part = None if region is None else parse_region(region)
+    from gencodec import runtime
     from gencodec.codec import api, formats
+
+    if model is not None:
+        runtime.find_model(model)
 
     chosen = None if image_format is None else formats.format_of(f"image.{image_format}")
     jobs = files.plan(sources, output, output_dir, partial(files.decompressed_name, image_format=chosen))
     _prepare(jobs, output_dir, as_json)
-    decode = partial(api.decompress, region=part, threads=threads, device=device)
+    decode = partial(api.decompress, region=part, model=model, threads=threads, device=device)
 
     def work(job: files.Job) -> Outcome:
         target_format = chosen or formats.format_of(job.target)

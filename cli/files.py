@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -47,9 +48,7 @@ def decompressed_name(name: str, image_format: str | None = None) -> str:
     return f"{image}.{image_format or 'png'}"
 
 
-def plan(
-    sources: Sequence[str], output: str | None, output_dir: str | None, rename: Callable[[str], str]
-) -> list[Job]:
+def plan(sources: Sequence[str], output: str | None, output_dir: str | None, rename: Callable[[str], str]) -> list[Job]:
     """Return the job of every source, before anything is read or written.
 
     `rename` makes a target's name from a source's. Raises UsageError where options contradict each other or
@@ -104,6 +103,7 @@ def check_target(job: Job, *, force: bool) -> None:
         return
     target = Path(job.target)
     if not target.exists():
+        _check_folder(target.resolve().parent)
         return
     if target.is_dir():
         raise UsageError(f"{job.target} is a folder; use --output-dir")
@@ -113,9 +113,20 @@ def check_target(job: Job, *, force: bool) -> None:
         raise FileExistsError(0, f"{job.target} exists; use -f to overwrite it")
 
 
+def _check_folder(folder: Path) -> None:
+    """Raise OSError where a folder cannot take a new file."""
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder} to write to")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, f"the folder {folder} cannot be written to")
+
+
 def write(target: str, data: bytes) -> None:
     """Write a file whole or not at all, or to stdout for `-`. Raises OSError, and StdoutLost for `-`."""
     if target == STANDARD:
         stdout.write(data)
-    else:
+        return
+    try:
         atomic.write_file(target, data)
+    except OSError as error:
+        raise OSError(error.errno, f"{target} cannot be written: {error.strerror}") from error

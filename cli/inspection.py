@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gencodec.cli import failures, files, progress, stdout
-from gencodec.cli.options import Device, Json, Quiet, Sources, Threads
+from gencodec.cli.options import Device, ForeignModel, Json, Quiet, Sources, Threads
 
 if TYPE_CHECKING:
     from gencodec.codec.api import FileInfo, SectionInfo
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 LAYOUTS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA"}
 
 
-def info(sources: Sources, as_json: Json = False) -> None:
+def info(sources: Sources, model: ForeignModel = None, as_json: Json = False) -> None:
     """Show what .gnc files hold, without decoding them."""
     from gencodec.codec import api
 
     def work(source: str) -> None:
-        found = api.info(files.read(source))
+        found = api.info(files.read(source), model=model)
         stdout.say(_json(source, found) if as_json else describe(failures.printable(source), found))
 
     failures.run_each(sources, str, work, as_json=as_json)
@@ -34,6 +34,7 @@ def info(sources: Sources, as_json: Json = False) -> None:
 
 def verify(
     sources: Sources,
+    model: ForeignModel = None,
     threads: Threads = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -45,7 +46,7 @@ def verify(
     def work(source: str) -> None:
         data = files.read(source)
         with progress.bar(source, quiet=quiet) as advance:
-            found = api.verify(data, threads=threads, device=device, progress=advance)
+            found = api.verify(data, model=model, threads=threads, device=device, progress=advance)
         if as_json:
             stdout.say(_json(source, found))
         elif not quiet:
@@ -65,7 +66,8 @@ def models(
 
     cards = [runtime.find_model(name) for name in names] if names else runtime.list_models()
     for card in cards:
-        stdout.say(json.dumps(as_record(card)) if as_json else describe_model(card))
+        record = as_record(card) | {"file": card.file.name}
+        stdout.say(json.dumps(record) if as_json else describe_model(card))
 
 
 def _json(source: str, found: FileInfo) -> str:

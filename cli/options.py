@@ -20,6 +20,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a file on st
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, metavar="N", help="Processor threads; default: every core.")
 ]
+ForeignModel = Annotated[
+    str | None, typer.Option("--model", metavar="FILE", help="ONNX file, for files of a model not installed.")
+]
 Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, or an ONNX Runtime provider's name.")
 ]

@@ -17,10 +17,10 @@ from gencodec.codec.atomic import write_file
 from gencodec.codec.container import Coder, Container, Header, ModelRef, Section, SectionKind
 from gencodec.codec.image import Image, Metadata
 from gencodec.codec.samples import Progress, Region
-from gencodec.errors import InvalidFile, UnknownModel, UnsupportedImage, UsageError
+from gencodec.errors import GencodecError, InvalidFile, UnknownModel, UnsupportedImage, UsageError
 
 if TYPE_CHECKING:
-    from gencodec.runtime import Model
+    from gencodec.runtime import Model, ModelCard
 
 MAX_METADATA = 1 << 26
 """The most bytes that metadata may have, before DEFLATE."""
@@ -76,16 +76,14 @@ def compress(
     """Code an image losslessly as the bytes of a .gnc file.
 
     `image`: an Image; an array of shape (H, W) or (H, W, C) and dtype bool, uint8 or uint16; or an image
-    file as a path, an open binary file or bytes. `allow_lossy` takes image files of lossy formats too.
-    `progress` is called with the share done, 0 to 1. Raises GencodecError on what cannot be coded.
+    file as a path, an open binary file or bytes. `model` is a model's name, or the path of an exported ONNX
+    file. `allow_lossy` takes image files of lossy formats too. `progress` is called with the share done, 0 to 1. Raises GencodecError on what cannot be coded.
     """
     from gencodec import runtime
 
     card = runtime.find_model(model)
     image = _as_image(image, allow_lossy)
-    coded = samples.encode(
-        image.pixels, lambda: runtime.load(card, threads=threads, device=device), progress=progress
-    )
+    coded = samples.encode(image.pixels, lambda: _load_encoder(card, threads, device), progress=progress)
     file = gnc.write(
         Container(
             image.width,
@@ -105,11 +103,15 @@ def decompress(
     data: Source,
     *,
     region: Region | None = None,
+    model: str | None = None,
     threads: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Image:
     """Decode a .gnc file, given as a path, an open binary file or bytes.
+
+    A file names the model it was coded by; `model` is needed only where that is not an installed one, and is
+    then the path of its ONNX file.
 
     `region` (x, y, width, height) decodes only that part, and no more of the neural codec's tiles than it
     needs; the checksum over all samples is then left unchecked. Raises InvalidFile on damaged files and on
@@ -121,10 +123,7 @@ def decompress(
     metadata = _decode_metadata(container.section(SectionKind.METADATA))
 
     def load_model(reference: ModelRef) -> Model:
-        from gencodec import runtime
-
-        card = runtime.model_for(reference.wire_id, reference.weights)
-        return runtime.load(card, threads=threads, device=device)
+        return _load_model(_find_card(reference, model), threads, device)
 
     pixels = samples.decode(container, load_model, region=region, progress=progress)
     if region is None and ordinary.checksum(pixels) != container.pixel_crc:
@@ -138,29 +137,40 @@ def decompress(
     return image
 
 
-def info(data: Source) -> FileInfo:
-    """Tell what a .gnc file holds without decoding its samples; raises InvalidFile on a damaged file."""
+def info(data: Source, *, model: str | None = None) -> FileInfo:
+    """Tell what a .gnc file holds without decoding its samples; raises InvalidFile on a damaged file.
+
+    `model` as in `decompress`: lets a model that is not installed be named.
+    """
     file = _load(data)
     container = gnc.read(file)
-    return _describe(
-        gnc.read_header(file), _decode_metadata(container.section(SectionKind.METADATA)), len(file)
-    )
+    return _describe(gnc.read_header(file), _decode_metadata(container.section(SectionKind.METADATA)), len(file), model)
 
 
 def verify(
-    data: Source, *, threads: int | None = None, device: str = "auto", progress: Progress | None = None
+    data: Source,
+    *,
+    model: str | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> FileInfo:
     """Decode a .gnc file fully and check all of its checksums; raises InvalidFile where anything is wrong."""
     file = _load(data)
-    decompress(file, threads=threads, device=device, progress=progress)
-    return info(file)
+    decompress(file, model=model, threads=threads, device=device, progress=progress)
+    return info(file, model=model)
 
 
 def open(  # noqa: A001
-    source: Source, *, region: Region | None = None, threads: int | None = None, device: str = "auto"
+    source: Source,
+    *,
+    region: Region | None = None,
+    model: str | None = None,
+    threads: int | None = None,
+    device: str = "auto",
 ) -> Image:
     """Decode the .gnc file at a path, or in an open binary file; as `decompress`."""
-    return decompress(source, region=region, threads=threads, device=device)
+    return decompress(source, region=region, model=model, threads=threads, device=device)
 
 
 def save(
@@ -176,10 +186,10 @@ def save(
     A file at the path is replaced only when the new one is complete.
     """
     data = compress(image, model=model, threads=threads, device=device)
-    if not isinstance(target, str | os.PathLike):
+    if isinstance(target, str | os.PathLike):
+        write_file(target, data)
+    else:
         target.write(data)
-        return
-    write_file(target, data)
 
 
 def _as_image(image: Image | NDArray[Any] | Source, allow_lossy: bool) -> Image:
@@ -227,9 +237,7 @@ def _decode_metadata(section: Section | None) -> Metadata:
     if section.coder is Coder.DEFLATE:
         return Metadata.from_bytes(ordinary.inflate(section.payload, MAX_METADATA))
     if len(section.payload) > MAX_METADATA:
-        raise InvalidFile(
-            f"the file has {len(section.payload)} bytes of metadata; {MAX_METADATA} are allowed"
-        )
+        raise InvalidFile(f"the file has {len(section.payload)} bytes of metadata; {MAX_METADATA} are allowed")
     return Metadata.from_bytes(section.payload)
 
 
@@ -240,7 +248,7 @@ def _check_region(region: Region, width: int, height: int) -> None:
         raise UsageError(f"the region {x},{y},{w},{h} is not within the image of {width} x {height} pixels")
 
 
-def _describe(header: Header, metadata: Metadata, file_bytes: int) -> FileInfo:
+def _describe(header: Header, metadata: Metadata, file_bytes: int, model: str | None) -> FileInfo:
     """Gather what a file says of itself."""
     coded = next((entry for entry in header.entries if entry.model), None)
     reference = coded.model if coded else None
@@ -254,7 +262,7 @@ def _describe(header: Header, metadata: Metadata, file_bytes: int) -> FileInfo:
         file_bytes,
         8 * file_bytes / (header.width * header.height * header.channels),
         tuple(SectionInfo(entry.kind, entry.coder, entry.length) for entry in header.entries),
-        _model_name(reference),
+        _model_name(reference, model),
         reference.wire_id if reference else None,
         reference.weights.hex() if reference else None,
         8 * estimate if estimate else None,
@@ -263,16 +271,38 @@ def _describe(header: Header, metadata: Metadata, file_bytes: int) -> FileInfo:
     )
 
 
-def _model_name(reference: ModelRef | None) -> str | None:
-    """Name of an installed model, None where there is none such."""
-    if reference is None:
-        return None
+def _find_card(reference: ModelRef, model: str | None) -> ModelCard:
+    """Find the model that a file names, be it installed or the one that the caller points to."""
     from gencodec import runtime
 
+    extra = None if model is None else runtime.find_model(model)
+    return runtime.model_for(reference.wire_id, reference.weights, extra)
+
+
+def _model_name(reference: ModelRef | None, model: str | None) -> str | None:
+    """Name of a model that is at hand, None where there is none such."""
+    if reference is None:
+        return None
     try:
-        return runtime.model_for(reference.wire_id, reference.weights).name
+        return _find_card(reference, model).name
     except UnknownModel:
         return None
+
+
+def _load_model(card: ModelCard, threads: int | None, device: str) -> Model:
+    """Load a model, on no more threads than there are cores: they would only wait for each other."""
+    from gencodec import runtime
+
+    cores = os.cpu_count() or 1
+    return runtime.load(card, threads=None if threads is None else min(threads, cores), device=device)
+
+
+def _load_encoder(card: ModelCard, threads: int | None, device: str) -> Model:
+    """Load a model to encode with: where its weights are missing or damaged, no file is to blame."""
+    try:
+        return _load_model(card, threads, device)
+    except InvalidFile as error:
+        raise GencodecError(str(error)) from error
 
 
 def _summary(metadata: Metadata) -> dict[str, Any]:

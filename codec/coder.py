@@ -7,6 +7,8 @@ ANS is a bijection between naturals (Duda 2013, arXiv 1311.2540), so a symbol wi
 
 from __future__ import annotations
 
+from typing import Any
+
 import constriction
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 from gencodec.errors import InvalidFile
 
 TOTAL = 1 << 16
-_ANY = constriction.stream.model.Uniform()
-_QUANTILE = constriction.stream.model.Uniform(TOTAL)
+_stream: Any = constriction.stream  # type: ignore[attr-defined]  # a native module without stubs
+_ANY = _stream.model.Uniform()
+_QUANTILE = _stream.model.Uniform(TOTAL)
 
 Index = NDArray[np.int64]
 
@@ -24,7 +27,7 @@ class IntervalCoder:
     """A stack of symbols: what is pushed last is popped first. Blocks are pushed and popped as wholes."""
 
     def __init__(self, words: NDArray[np.uint32] | None = None):
-        self.stack = constriction.stream.stack.AnsCoder(words)
+        self.stack = _stream.stack.AnsCoder(words)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> IntervalCoder:

@@ -145,9 +145,7 @@ def write(container: Container) -> bytes:
     """Write a file; raises UnsupportedImage where a section is longer than a u32 can say."""
     for section in container.sections:
         if len(section.payload) > MAX_PAYLOAD:
-            raise UnsupportedImage(
-                f"the coded image is too large: {len(section.payload)} bytes in one section"
-            )
+            raise UnsupportedImage(f"the coded image is too large: {len(section.payload)} bytes in one section")
     header = _FIXED.pack(
         MAGIC,
         VERSION,
@@ -252,9 +250,7 @@ def _read_entry(row: bytes) -> Entry:
         raise InvalidFile(f"the file holds a section of unknown coder {coder}")
     kind, coder = SectionKind(kind), Coder(coder)
     if coder not in _CODERS[kind]:
-        raise InvalidFile(
-            f"a section {kind.name} cannot be coded by {coder.name} in format version {VERSION}"
-        )
+        raise InvalidFile(f"a section {kind.name} cannot be coded by {coder.name} in format version {VERSION}")
     if coder is not Coder.MODEL:
         return Entry(kind, coder, length, crc)
     wire_id, weights, estimate = _MODEL.unpack_from(row, _ENTRY.size)
@@ -293,7 +289,5 @@ def _sections(data: bytes, header: Header) -> Iterator[Section]:
         payload = data[position : position + entry.length]
         position += entry.length
         if zlib.crc32(payload) != entry.crc:
-            raise InvalidFile(
-                f"the file is damaged: its section {entry.kind.name} does not match its checksum"
-            )
+            raise InvalidFile(f"the file is damaged: its section {entry.kind.name} does not match its checksum")
         yield Section(entry.kind, entry.coder, payload, entry.model, entry.estimate)

@@ -1,7 +1,8 @@
-"""The network's inputs for whole tiles at once, as the encoder sees them.
+"""The network's inputs for whole tiles, as the encoder sees them: band after band of rows.
 
 Tiles are (3, tiles, height, width) float32 gray levels, colors in coding order; tiles that are smaller than the
-array hold their last column again on the right. `valid` (tiles, height, width) tells a tile's own pixels.
+array hold their last column again on the right. A band is a slice of rows; what is given for it has the shape
+(rows of the network's input, positions).
 """
 
 from __future__ import annotations
@@ -9,57 +10,88 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.network import BEGINNING, FLAGS, MISSING, Array, Geometry
+from gencodec.codec.network import BEGINNING, FLAGS, MISSING, RAISED, Array, Geometry
 
 Mask = NDArray[np.bool_]
 
 
-def context(tiles: Array, geometry: Geometry) -> Array:
-    """Neighboring pixels (rows, tiles, height, width) by the edge rules of docs/format.md."""
+class TileFeatures:
+    """Contexts are ready at once; traces are given back band by band, and then give `near` and `pools`."""
+
+    def __init__(self, tiles: Array, valid: Mask, geometry: Geometry):
+        """`valid` (tiles, height, width) tells a tile's own pixels."""
+        self.geometry, self.valid = geometry, valid
+        self.pixels = margined(tiles, geometry)
+        self.above = max(up for up, _ in geometry.trace_at)
+        self.left = max(max(-dx, 0) for _, dx in geometry.trace_at)
+        self.right = max(max(dx, 0) for _, dx in geometry.trace_at)
+        _, count, self.height, self.width = tiles.shape
+        extent = (self.above + self.height, self.left + self.width + self.right)
+        self.traces = np.zeros((geometry.traces, count, *extent), np.float32)
+        self.pooled: tuple[Array, Array] | None = None
+
+    def context(self, band: slice) -> Array:
+        """Neighboring pixels by the edge rules of docs/format.md."""
+        g, count = self.geometry, self.pixels.shape[1]
+        result = np.empty((g.context_rows, count, band.stop - band.start, self.width), np.float32)
+        row = 0
+        for up, (first, last) in enumerate(g.reach):
+            lines = self.pixels[:, :, g.above - up + band.start : g.above - up + band.stop]
+            for dx in range(first, last + 1):
+                result[row : row + 3] = lines[..., g.left + dx : g.left + dx + self.width]
+                row += 3
+        return result.reshape(g.context_rows, -1)
+
+    def put_traces(self, band: slice, traces: Array) -> None:
+        """Keep the traces (features, positions) of a band; those beyond a tile's own pixels are zero."""
+        valid = self.valid[:, band]
+        inner = self.traces[:, :, self.above :, self.left : self.left + self.width]
+        np.multiply(traces.reshape(-1, *valid.shape), valid, out=inner[:, :, band])
+
+    def near(self, band: slice) -> Array:
+        """Traces at neighboring places, zero outside the tile, and the place's flags."""
+        g, count = self.geometry, self.pixels.shape[1]
+        result = np.zeros((g.near_rows, count, band.stop - band.start, self.width), np.float32)
+        for i, (up, dx) in enumerate(g.trace_at):
+            lines = self.traces[:, :, self.above - up + band.start : self.above - up + band.stop]
+            result[i * g.traces : (i + 1) * g.traces] = lines[..., self.left + dx : self.left + dx + self.width]
+        row = np.arange(band.start, band.stop)[:, None]
+        column = np.arange(self.width)
+        for flag, value in zip(result[-FLAGS:], (row == 0, column == 0, row & 1, column & 1), strict=True):
+            np.multiply(value, RAISED, out=flag, casting="unsafe")
+        return result.reshape(g.near_rows, -1)
+
+    def pools(self, band: slice) -> tuple[Array, Array]:
+        """Sums of energies over two windows (2 * energies, n), and the windows' pixel counts (2, n), at least 1."""
+        if self.pooled is None:
+            energies = self.traces[: self.geometry.energies, :, self.above :, self.left : self.left + self.width]
+            self.pooled = pool_sums(energies, self.valid, self.geometry)
+        sums, counts = (values[:, :, band] for values in self.pooled)
+        return sums.reshape(len(sums), -1), counts.reshape(2, -1)
+
+
+def margined(tiles: Array, geometry: Geometry) -> Array:
+    """Tiles with the margins that contexts reach: (3, tiles, above + height, left + width + right)."""
     g = geometry
     _, count, height, width = tiles.shape
-    canvas = np.full((3, count, height + g.above, g.left + width + g.right), MISSING, np.float32)
+    canvas = np.full((3, count, g.above + height, g.left + width + g.right), MISSING, np.float32)
     body = canvas[:, :, g.above :]
     body[..., g.left : g.left + width] = tiles
     body[:, :, 1:, : g.left] = tiles[:, :, :-1, :1]
     body[:, :, 0, : g.left] = BEGINNING
     body[..., g.left + width :] = tiles[..., -1:]
-    result = np.empty((g.context_rows, count, height, width), np.float32)
-    row = 0
-    for up, (first, last) in enumerate(g.reach):
-        for dx in range(first, last + 1):
-            top, start = g.above - up, g.left + dx
-            result[row : row + 3] = canvas[:, :, top : top + height, start : start + width]
-            row += 3
-    return result
+    return canvas
 
 
-def near(traces: Array, geometry: Geometry) -> Array:
-    """Traces at neighboring places, zero outside the tile, and the place's flags; (rows, tiles, height, width)."""
-    g = geometry
-    _, count, height, width = traces.shape
-    result = np.zeros((g.near_rows, count, height, width), np.float32)
-    for i, (up, dx) in enumerate(g.trace_at):
-        block = result[i * g.traces : (i + 1) * g.traces]
-        left, right = max(-dx, 0), max(dx, 0)
-        block[:, :, up:, left : width - right] = traces[:, :, : height - up, right : width - left]
-    flags = result[-FLAGS:]
-    flags[0, :, 0] = 1
-    flags[1, :, :, 0] = 1
-    flags[2, :, 1::2] = 1
-    flags[3, :, :, 1::2] = 1
-    return result
-
-
-def pools(traces: Array, valid: Mask, geometry: Geometry) -> tuple[Array, Array]:
-    """Sums of energies over two windows (2 * energies, ...), and the windows' pixel counts (2, ...), at least 1.
+def pool_sums(energies: Array, valid: Mask, geometry: Geometry) -> tuple[Array, Array]:
+    """Sums of energies (energies, tiles, height, width) over two windows, and the windows' pixel counts.
 
     The windows are the `row_pool` pixels to the left, and `pool_columns` pixels of each of `pool_rows` rows
     above, the k-th of which ends `lag - 1 + k` columns to the right (k from 0, upward).
     """
     g = geometry
-    counted = np.concatenate([valid[None].astype(np.float32), traces[: g.energies]])
-    _, count, height, width = traces.shape
+    counted = np.concatenate([valid[None].astype(np.float32), energies])
+    height, width = valid.shape[1:]
     ahead = g.lag - 2 + g.pool_rows
     total = np.cumsum(np.pad(counted, ((0, 0), (0, 0), (0, 0), (1, ahead))), axis=-1)
     left = total[..., :width] - _delayed(total, g.row_pool)[..., :width]
@@ -68,8 +100,7 @@ def pools(traces: Array, valid: Mask, geometry: Geometry) -> tuple[Array, Array]
     for k in range(min(g.pool_rows, height - 1)):
         start = g.lag - 1 + k
         area[:, :, k + 1 :] += runs[:, :, : height - 1 - k, start : start + width]
-    sums = np.concatenate([left[1:], area[1:]])
-    return sums, np.maximum(np.stack([left[0], area[0]]), 1)
+    return np.concatenate([left[1:], area[1:]]), np.maximum(np.stack([left[0], area[0]]), 1)
 
 
 def _delayed(total: Array, by: int) -> Array:

@@ -32,6 +32,7 @@ SUFFIXES = {
 
 # Where the first bytes match, the format has this name; the first match counts.
 _SIGNATURES = (
+    (rb"\x8bGNC", "gencodec"),
     (rb"[\s\S]PNG|\x89", "PNG"),
     (rb"P[1-7][\s#]", "Netpbm"),
     (rb"II[*+]\0|MM\0[*+]", "TIFF"),
@@ -145,6 +146,8 @@ def _kind(data: bytes) -> str:
     head = data[:32]
     for pattern, name in _KINDS:
         if pattern.match(head):
+            if name == "gencodec":
+                raise InvalidFile("already a .gnc file: decompress it to have an image")
             if name in _UNREAD:
                 raise UnsupportedImage(f"{name} images are not supported")
             return name

@@ -1,4 +1,4 @@
-"""The pixel network of a loaded `photo` model: its geometry, and its four stages as functions on arrays.
+"""The pixel network of a loaded `photo` model: its geometry, and its five stages as functions on arrays.
 
 All arrays are float32 integers of shape (rows, positions); colors are ordered green, red, blue.
 """
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from gencodec.runtime import Model
 
 Array = NDArray[np.float32]
-TRUNK, RED, BLUE, TRACE = range(4)
+CONTEXT, TRUNK, RED, BLUE, TRACE = range(5)
+COLORS = (TRUNK, RED, BLUE)
+"""The stages that give green, red and blue."""
 MISSING = -1
 """Gray level of context pixels above a tile."""
 BEGINNING = 128
 """Gray level left of a tile's first row."""
 FLAGS = 4
+RAISED = 32
+"""What a flag that holds is given as."""
+INPUTS = "abcde"
+NOTHING: Array = np.zeros((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -69,14 +75,17 @@ class Geometry:
         return len(self.reach) - 1
 
 
-class Hidden(NamedTuple):
-    """What the trunk gives: hidden features, base predictions, green's distribution, banks of red and blue."""
+class Neighborhood(NamedTuple):
+    """What the first stage makes of contexts: the later stages' inputs."""
 
-    features: Array
-    base: Array
-    green: Array
-    red_bank: Array
-    blue_bank: Array
+    relative: Array
+    inner: Array
+    base_and_banks: Array
+
+    @property
+    def base(self) -> Array:
+        """Base predictions (3, n)."""
+        return self.base_and_banks[:3]
 
 
 class Network:
@@ -91,24 +100,30 @@ class Network:
             fields = {name: config[name] for name in Geometry.__dataclass_fields__}
             pairs = {name: tuple(map(tuple, fields[name])) for name in ("reach", "trace_at")}
             self.geometry = Geometry(**{**fields, **pairs})
-            self.bank = int(config["bank"])
+            self.bank, self.inner = int(config["bank"]), int(config["inner"])
         except (KeyError, TypeError) as error:
             raise InvalidFile(f"the model {model.card.name} does not say how it is built") from error
 
-    def trunk(self, context: Array, near: Array, sums: Array, counts: Array) -> Hidden:
-        """Everything known of pixels before their first color."""
-        features, rest = self._run(TRUNK, context, near, sums, counts)
-        return Hidden(features, rest[:3], rest[3:6], rest[6 : 6 + self.bank], rest[6 + self.bank :])
+    def neighborhood(self, context: Array) -> Neighborhood:
+        """Contexts relative to their base predictions, and what is computed of them alone."""
+        relative, rest = self._run(CONTEXT, context)
+        return Neighborhood(relative, rest[: self.inner], rest[self.inner :])
 
-    def color(self, stage: int, hidden: Hidden, innovations: Array) -> Array:
-        """Mean, scale and shape of red or blue (3, n), given the innovations of the colors before."""
-        bank = hidden.red_bank if stage == RED else hidden.blue_bank
-        return self._run(stage, hidden.features, innovations, bank, hidden.base[stage : stage + 1])[0]
+    def trunk(self, around: Neighborhood, near: Array, sums: Array, counts: Array) -> tuple[Array, Array]:
+        """Hidden features, and green's mean, scale and shape (3, n)."""
+        hidden, green = self._run(TRUNK, around.relative, near, sums, counts, around.base_and_banks)
+        return hidden, green
 
-    def trace(self, context: Array, pixel: Array) -> Array:
+    def color(self, color: int, hidden: Array, innovations: Array, around: Neighborhood) -> Array:
+        """Mean, scale and shape (3, n) of color 1 (red) or 2 (blue), given the innovations of those before."""
+        bank = around.base_and_banks[3 + color * self.bank : 3 + (color + 1) * self.bank]
+        base = around.base_and_banks[color : color + 1]
+        return self._run(COLORS[color], hidden, innovations, bank, base)[0]
+
+    def trace(self, around: Neighborhood, pixel: Array) -> Array:
         """What decoded pixels (3, n) leave for later ones."""
-        nothing = np.zeros((0, 0), np.float32)
-        return self._run(TRACE, context, pixel, nothing, nothing)[0]
+        return self._run(TRACE, around.inner, pixel, around.base)[0]
 
-    def _run(self, stage: int, a: Array, b: Array, c: Array, d: Array) -> list[Array]:
-        return self.model.run({"stage": np.array(stage), "a": a, "b": b, "c": c, "d": d})
+    def _run(self, stage: int, *arrays: Array) -> list[Array]:
+        inputs = dict(zip(INPUTS, (*arrays, *[NOTHING] * (len(INPUTS) - len(arrays))), strict=True))
+        return self.model.run({"stage": np.array(stage), **inputs})

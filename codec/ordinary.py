@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 
 from gencodec.codec.container import Coder
 from gencodec.codec.image import Pixels
+from gencodec.codec.repeats import FEW_REPEATS, bands, repeated_share
 from gencodec.codec.scanlines import SIGNATURE, chunk
 from gencodec.errors import InvalidFile
 
@@ -29,10 +30,10 @@ TINY_BYTES = 1 << 14
 """Up to this many bytes of samples, plain and deflated samples are tried; else only where JPEG XL gains
 nothing."""
 
-WEBP_HOPE = 0.7
-"""WebP at full effort takes 0.72 to 1.01 of the bytes of WebP at quality 76, method 1 (18 screenshots,
-drawings and renders; photographs 0.88 to 1.01). Where JPEG XL is below this share of them, full effort
-cannot win and is spared: it runs at 0.05 to 0.5 MP/s."""
+WEBP_HOPE = {True: 0.9, False: 0.7}
+"""WebP at full effort takes at least this share of the bytes of `close_webp`, by whether few runs recur:
+0.92 to 1.00 on 22 photographs, 0.72 to 1.01 on 18 screenshots, drawings and renders. Where another coder is
+below that, full effort cannot win and is spared: it runs at 0.05 to 0.5 MP/s."""
 
 MAX_INFLATION = 1032
 """DEFLATE makes at most this many bytes of one."""
@@ -68,11 +69,14 @@ class Coded(NamedTuple):
     payload: bytes
 
 
-def encode(pixels: Pixels, *, least: int = 0) -> Coded:
-    """Code samples (H, W, C) by whichever coder writes the fewest bytes, but at least `least` of them."""
+def encode(pixels: Pixels, *, least: int = 0, most: int | None = None) -> Coded:
+    """Code samples (H, W, C) by whichever coder writes the fewest bytes, but at least `least` of them.
+
+    A coder that cannot come below `most` bytes, which the caller has other means for, need not be tried.
+    """
     if (pixels == pixels[0, 0]).all() and len(_encode_constant(pixels)) >= least:
         return Coded(Coder.CONSTANT, _encode_constant(pixels))
-    candidates = [coded for coded in _candidates(pixels) if len(coded.payload) >= least]
+    candidates = [coded for coded in _candidates(pixels, most) if len(coded.payload) >= least]
     if not candidates:
         # At most 1 : 1032, so always long enough for the container.
         candidates = [Coded(Coder.DEFLATE, _encode_deflate(pixels))]
@@ -102,7 +106,7 @@ def fits_webp(pixels: Pixels) -> bool:
     return pixels.dtype == np.uint8 and max(pixels.shape[:2]) <= MAX_WEBP_SIDE
 
 
-def _candidates(pixels: Pixels) -> Iterator[Coded]:
+def _candidates(pixels: Pixels, most: int | None) -> Iterator[Coded]:
     """Yield what every coder worth trying makes of the samples."""
     jxl = encode_by(Coder.JXL, pixels)
     yield Coded(Coder.JXL, jxl)
@@ -110,9 +114,24 @@ def _candidates(pixels: Pixels) -> Iterator[Coded]:
     coders = [Coder.RAW, Coder.DEFLATE] if tiny or len(jxl) >= pixels.nbytes else []
     if not fits_webp(pixels):
         coders.append(Coder.PNG)
-    elif tiny or WEBP_HOPE * len(encode_webp(pixels, quality=76, method=1)) < len(jxl):
+    elif tiny or _webp_may_win(pixels, min(len(jxl), most or len(jxl))):
         coders.append(Coder.WEBP)
     yield from (Coded(coder, encode_by(coder, pixels)) for coder in coders)
+
+
+def quick_webp(pixels: Pixels) -> int:
+    """Bytes that WebP takes at hardly any effort."""
+    return sum(len(encode_webp(band, quality=20, method=1)) for band in bands(pixels))
+
+
+def close_webp(pixels: Pixels) -> int:
+    """Bytes that WebP takes at little effort, mostly a few percent more than at full effort."""
+    return len(encode_webp(pixels, quality=75, method=2))
+
+
+def _webp_may_win(pixels: Pixels, size: int) -> bool:
+    """Whether WebP at full effort might take fewer than `size` bytes."""
+    return WEBP_HOPE[repeated_share(pixels) < FEW_REPEATS] * close_webp(pixels) < size
 
 
 def _encode_raw(pixels: Pixels) -> bytes:
@@ -183,9 +202,7 @@ def _decode_webp(payload: bytes, shape: Shape) -> Pixels:
     body = b"VP8L" + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) % 2)
     file = b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
     samples = np.empty((shape.height, shape.width, 4 if shape.channels in (2, 4) else 3), np.uint8)
-    _call_library(
-        "WebP", lambda codecs: codecs.webp_decode(file, hasalpha=samples.shape[2] == 4, out=samples)
-    )
+    _call_library("WebP", lambda codecs: codecs.webp_decode(file, hasalpha=samples.shape[2] == 4, out=samples))
     return samples if shape.channels > 2 else np.ascontiguousarray(samples[:, :, 2 : 2 + shape.channels])
 
 
@@ -279,9 +296,7 @@ def _for_library(pixels: Pixels) -> Pixels:
 def _check_size(name: str, height: int, width: int, shape: Shape) -> None:
     """Raise InvalidFile unless the size in a payload is the one it must have."""
     if (height, width) != shape[:2]:
-        raise InvalidFile(
-            f"a section's {name} image is {width} x {height} instead of {shape.width} x {shape.height}"
-        )
+        raise InvalidFile(f"a section's {name} image is {width} x {height} instead of {shape.width} x {shape.height}")
 
 
 def _call_library(name: str, decoder: Callable[..., NDArray]) -> None:

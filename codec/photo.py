@@ -9,8 +9,13 @@ and green. The byte layout is in docs/format.md, chapter "Neural color section".
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +23,8 @@ from numpy.typing import NDArray
 
 from gencodec.codec import features
 from gencodec.codec.coder import IntervalCoder
-from gencodec.codec.network import BLUE, RED, Array, Network
-from gencodec.codec.tables import Tables
+from gencodec.codec.network import Array, Neighborhood, Network
+from gencodec.codec.tables import TOTAL_BITS, Tables
 from gencodec.codec.tiling import Box, Tiling
 from gencodec.codec.wavefront import Schedule, Wavefront
 from gencodec.errors import InvalidFile
@@ -29,14 +34,16 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 Index = NDArray[np.int64]
+Intervals = NDArray[np.int32]
+"""Beginnings and lengths of a tile's intervals, (2, colors, height, width)."""
 Progress = Callable[[float], None]
 
 HEADER = struct.Struct("<HHBB")
 LENGTH = struct.Struct("<I")
 CODING_ORDER = (1, 0, 2)
 """Channel numbers of green, red, blue."""
-BATCH = 1 << 15
-"""Pixels that the encoder puts through the network at a time, whole tiles at least."""
+BAND = 1 << 12
+"""Pixels that the encoder puts through the network at a time: few enough for the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -71,65 +78,64 @@ class PhotoCodec:
 
     # encoding
 
-    def encode_group(self, pixels: Pixels, tiles: list[Box]) -> tuple[bytes, float]:
-        """The stream of one group of tiles of `pixels` (height, width, 1 or 3), and its estimated bits."""
-        schedule = Schedule.of(tiles, self.network.geometry.lag)
-        colors = pixels.shape[2]
+    def intervals(self, pixels: Pixels, box: Box, extent: tuple[int, int]) -> Intervals:
+        """Beginnings and lengths of all symbols of one tile, laid out on `extent` (height, width) of all tiles."""
+        tile, valid = gathered(pixels, box, extent)
+        result = np.zeros((2, pixels.shape[2], *extent), np.int32)
+        for band, distributions in self.bands(tile, valid, pixels.shape[2]):
+            for color, d in enumerate(distributions):
+                level = tile[color, 0, band].ravel().astype(np.int64)
+                left, length = self.tables.interval(level, d.mean, d.scale, d.shape)
+                result[0, color, band] = left.reshape(-1, extent[1])
+                result[1, color, band] = length.reshape(-1, extent[1])
+        return result
+
+    def bands(
+        self, tile: Array, valid: NDArray[np.bool_], colors: int
+    ) -> Iterator[tuple[slice, Iterator[Distribution]]]:
+        """Bands of rows of a tile (3, 1, height, width), each with its colors' distributions."""
+        _, _, height, width = tile.shape
+        seen = features.TileFeatures(tile, valid, self.network.geometry)
+        size = max(1, BAND // width)
+        bands = [slice(top, min(top + size, height)) for top in range(0, height, size)]
+        around = []
+        for band in bands:
+            around.append(self.network.neighborhood(seen.context(band)))
+            seen.put_traces(band, self.network.trace(around[-1], tile[:, 0, band].reshape(3, -1)))
+        for band, neighborhood in zip(bands, around, strict=True):
+            hidden, green = self.network.trunk(neighborhood, seen.near(band), *seen.pools(band))
+            pixel = tile[:, 0, band].reshape(3, -1)
+            yield band, self.distributions(pixel, neighborhood, hidden, green, colors)
+
+    def distributions(
+        self, pixel: Array, around: Neighborhood, hidden: Array, rows: Array, colors: int
+    ) -> Iterator[Distribution]:
+        """Each color's distributions for known pixels (3, n); `rows` are green's."""
+        innovations = np.empty((2, pixel.shape[1]), np.float32)
+        for color in range(colors):
+            if color:
+                rows = self.network.color(color, hidden, innovations[:color], around)
+            yield Distribution.of(rows)
+            if color < 2:
+                innovations[color] = 16 * pixel[color] - rows[0]
+
+    def push(self, schedule: Schedule, intervals: list[Intervals]) -> tuple[bytes, float]:
+        """The stream of a group's symbols, and its length in bits by the model's own probabilities."""
         order, begins = schedule.order
-        intervals = self.intervals(pixels, schedule, order)
+        left, length = (np.stack([tile[i] for tile in intervals], 1) for i in range(2))
+        colors = len(left)
+        left, length = (a.reshape(colors, -1)[:, order].astype(np.int64) for a in (left, length))
         coder = IntervalCoder()
         for step in reversed(range(schedule.steps)):
             part = slice(begins[step], begins[step + 1])
-            if part.start == part.stop:
-                continue
-            for color in reversed(range(colors)):
-                coder.push(intervals[color][0][part], intervals[color][1][part])
-        estimate = sum(float(16 * len(order) - np.log2(length).sum()) for _, length in intervals)
-        return coder.to_bytes(), estimate
-
-    def intervals(self, pixels: Pixels, schedule: Schedule, order: Index) -> list[tuple[Index, Index]]:
-        """Beginnings and lengths of all symbols' intervals in coding order, a pair for each color."""
-        colors = pixels.shape[2]
-        area = schedule.height * schedule.width
-        count = max(1, BATCH // area)
-        found: list[list[Array]] = [[] for _ in range(colors)]
-        levels: list[list[Array]] = [[] for _ in range(colors)]
-        for first in range(0, len(schedule.tiles), count):
-            tiles, valid = gathered(pixels, schedule, slice(first, first + count))
-            for color, rows in enumerate(self.distributions(tiles, valid, colors)):
-                found[color].append(rows)
-                levels[color].append(tiles[color].reshape(-1))
-        result = []
-        for color in range(colors):
-            rows = np.concatenate(found[color], 1)[:, order]
-            level = np.concatenate(levels[color])[order].astype(np.int64)
-            d = Distribution.of(rows)
-            result.append(self.tables.interval(level, d.mean, d.scale, d.shape))
-        return result
-
-    def distributions(self, tiles: Array, valid: NDArray[np.bool_], colors: int) -> Iterator[Array]:
-        """Each color's parameters (3, positions) for whole tiles (3, tiles, height, width)."""
-        geometry = self.network.geometry
-        context = features.context(tiles, geometry).reshape(geometry.context_rows, -1)
-        pixel = tiles.reshape(3, -1)
-        traces = self.network.trace(context, pixel).reshape(-1, *valid.shape) * valid
-        near = features.near(traces, geometry).reshape(geometry.near_rows, -1)
-        sums, counts = features.pools(traces, valid, geometry)
-        hidden = self.network.trunk(context, near, sums.reshape(len(sums), -1), counts.reshape(2, -1))
-        yield hidden.green
-        innovations = np.empty((2, pixel.shape[1]), np.float32)
-        innovations[0] = 16 * pixel[0] - hidden.green[0]
-        for stage in range(RED, colors):
-            rows = self.network.color(stage, hidden, innovations[:stage])
-            yield rows
-            if stage < BLUE:
-                innovations[stage] = 16 * pixel[stage] - rows[0]
+            if part.start < part.stop:
+                for color in reversed(range(colors)):
+                    coder.push(left[color, part], length[color, part])
+        return coder.to_bytes(), float(TOTAL_BITS * length.size - np.log2(length).sum())
 
     # decoding
 
-    def decode_group(
-        self, stream: bytes, tiles: list[Box], pixels: Pixels, origin: Box, report: Progress
-    ) -> None:
+    def decode_group(self, stream: bytes, tiles: list[Box], pixels: Pixels, origin: Box, report: Progress) -> None:
         """Decode one group into `pixels` (height, width, 1 or 3), whose first pixel is that of `origin`.
 
         Raises `InvalidFile` when the stream does not end where the pixels do.
@@ -143,13 +149,8 @@ class PhotoCodec:
             wavefront.begin(step)
             if lanes.stop > lanes.start:
                 self.decode_step(coder, wavefront, step, lanes, place)
-            else:
-                wavefront.put(
-                    step,
-                    lanes,
-                    np.empty((3, 0), np.float32),
-                    np.empty((wavefront.geometry.traces, 0), np.float32),
-                )
+            else:  # tiles narrower than the lag
+                wavefront.put_nothing(step, lanes)
             if step % 32 == 0:
                 report(step / schedule.steps)
         if not coder.empty:
@@ -159,23 +160,22 @@ class PhotoCodec:
         self, coder: IntervalCoder, wavefront: Wavefront, step: int, lanes: slice, place: Placement
     ) -> None:
         """Decode the pixels of one step."""
-        context = wavefront.context(step, lanes)
-        hidden = self.network.trunk(context, wavefront.near(step, lanes), *wavefront.pools(step, lanes))
+        around = self.network.neighborhood(wavefront.context(step, lanes))
+        hidden, rows = self.network.trunk(around, wavefront.near(step, lanes), *wavefront.pools(step, lanes))
         schedule = wavefront.schedule
         coded = None if schedule.uniform else np.flatnonzero(schedule.valid(step, lanes))
-        pixel = np.empty((3, context.shape[1]), np.float32)
-        innovations = np.empty((2, context.shape[1]), np.float32)
-        rows = hidden.green
-        for stage in range(place.colors):
-            if stage:
-                rows = self.network.color(stage, hidden, innovations[:stage])
-            pixel[stage] = self.pop(coder, rows, coded)
-            if stage < BLUE:
-                innovations[stage] = 16 * pixel[stage] - rows[0]
+        pixel = np.empty((3, rows.shape[1]), np.float32)
+        innovations = np.empty((2, rows.shape[1]), np.float32)
+        for color in range(place.colors):
+            if color:
+                rows = self.network.color(color, hidden, innovations[:color], around)
+            pixel[color] = self.pop(coder, rows, coded)
+            if color < 2:
+                innovations[color] = 16 * pixel[color] - rows[0]
         if place.colors == 1:
             pixel[1:] = pixel[0]
         place.put(step, lanes, pixel, coded)
-        wavefront.put(step, lanes, pixel, self.network.trace(context, pixel))
+        wavefront.put(step, lanes, pixel, self.network.trace(around, pixel))
 
     def pop(self, coder: IntervalCoder, rows: Array, coded: Index | None) -> Index:
         """Gray levels (n,) with distributions `rows` (3, n); zero where `coded` does not list the position."""
@@ -210,33 +210,49 @@ class Placement:
             self.flat[at, channel] = values
 
 
-def gathered(pixels: Pixels, schedule: Schedule, part: slice) -> tuple[Array, NDArray[np.bool_]]:
-    """Tiles (3, tiles, height, width) in coding order, continued to the right, and which pixels are theirs."""
-    boxes = schedule.tiles[part]
-    tiles = np.zeros((3, len(boxes), schedule.height, schedule.width), np.float32)
-    valid = np.zeros(tiles.shape[1:], bool)
-    channels = CODING_ORDER if pixels.shape[2] == 3 else (0, 0, 0)
-    for i, box in enumerate(boxes):
-        own = pixels[box.y : box.y + box.height, box.x : box.x + box.width]
-        for color, channel in enumerate(channels):
-            tiles[color, i, : box.height, : box.width] = own[..., channel]
-        tiles[:, i, :, box.width :] = tiles[:, i, :, box.width - 1 : box.width]
-        valid[i, : box.height, : box.width] = True
-    return tiles, valid
+def gathered(pixels: Pixels, box: Box, extent: tuple[int, int]) -> tuple[Array, NDArray[np.bool_]]:
+    """A tile (3, 1, *extent) in coding order, continued to the right, and which pixels are its own (1, *extent)."""
+    tile = np.zeros((3, 1, *extent), np.float32)
+    valid = np.zeros((1, *extent), bool)
+    own = pixels[box.y : box.y + box.height, box.x : box.x + box.width]
+    for color, channel in enumerate(CODING_ORDER if pixels.shape[2] == 3 else (0, 0, 0)):
+        tile[color, 0, : box.height, : box.width] = own[..., channel]
+    tile[..., box.width :] = tile[..., box.width - 1 : box.width]
+    valid[0, : box.height, : box.width] = True
+    return tile, valid
 
 
 def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) -> Encoded:
     """Code `pixels` (height, width, 1 or 3) uint8 without loss."""
     height, width, _ = pixels.shape
-    codec, tiling = PhotoCodec(model), Tiling.of(width, height)
+    tiling = Tiling.of(width, height)
     groups = list(tiling.groups())
+    codec = PhotoCodec(model.serial)
     streams, bits = [], 0.0
-    for i, group in enumerate(groups):
-        stream, estimate = codec.encode_group(pixels, list(tiling.tiles(group)))
-        streams.append(stream)
-        bits += estimate
-        if progress:
-            progress((i + 1) / len(groups))
+    with ThreadPoolExecutor(model.threads) as pool:
+        waiting: deque[tuple[Schedule, list[Future[Intervals]]]] = deque()
+
+        def finish() -> None:
+            nonlocal bits
+            schedule, jobs = waiting.popleft()
+            stream, estimate = codec.push(schedule, [job.result() for job in jobs])
+            streams.append(stream)
+            bits += estimate
+            if progress:
+                progress(len(streams) / len(groups))
+
+        try:
+            for group in groups:
+                schedule = Schedule.of(list(tiling.tiles(group)), codec.network.geometry.lag)
+                extent = (schedule.height, schedule.width)
+                jobs = [pool.submit(codec.intervals, pixels, tile, extent) for tile in schedule.tiles]
+                waiting.append((schedule, jobs))
+                if len(waiting) > 1:  # while one group is pushed, the next one's tiles are computed
+                    finish()
+            finish()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     header = HEADER.pack(tiling.tile_width, tiling.tile_height, tiling.group_columns, tiling.group_rows)
     # the last stream ends where the section does
     lengths = b"".join(LENGTH.pack(len(stream)) for stream in streams[:-1])
@@ -251,32 +267,57 @@ def decode(
     region: tuple[int, int, int, int] | None = None,
     progress: Progress | None = None,
 ) -> Pixels:
-    """The pixels that `encode` coded: all of `shape` (height, width, 1 or 3), or those of `region` (x, y, width, height).
+    """The pixels that `encode` coded: all of `shape` (height, width, 1 or 3), or those of `region`.
 
-    Only groups of tiles that overlap the region are decoded. Raises `InvalidFile` for damaged payloads.
+    `region` is (x, y, width, height); only groups of tiles that overlap it are decoded. Raises `InvalidFile`
+    for damaged payloads.
     """
     height, width, colors = shape
     tiling, streams = parsed(payload, width, height)
     wanted = Box(*region) if region else Box(0, 0, width, height)
-    codec = PhotoCodec(model)
-    chosen = [
-        (group, stream)
-        for group, stream in zip(tiling.groups(), streams, strict=True)
-        if group.overlaps(wanted)
-    ]
+    chosen = [(group, stream) for group, stream in zip(tiling.groups(), streams, strict=True) if group.overlaps(wanted)]
     area = _hull([group for group, _ in chosen])
     pixels = np.empty((area.height, area.width, colors), np.uint8)
-    for i, (group, stream) in enumerate(chosen):
+    # groups are independent; a single one has only its network's operations to share among threads
+    codec = PhotoCodec(model.serial if len(chosen) > 1 else model)
+    tracker = Tracker(len(chosen), progress)
 
-        def report(share: float, done: int = i) -> None:
-            if progress:
-                progress((done + share) / len(chosen))
+    def decode_one(index: int) -> None:
+        group, stream = chosen[index]
+        codec.decode_group(stream, list(tiling.tiles(group)), pixels, area, partial(tracker.report, index))
+        tracker.report(index, 1.0)
 
-        codec.decode_group(stream, list(tiling.tiles(group)), pixels, area, report)
-    if progress:
-        progress(1.0)
+    if len(chosen) == 1:
+        decode_one(0)
+    else:
+        with ThreadPoolExecutor(model.threads) as pool:
+            try:
+                list(pool.map(decode_one, range(len(chosen))))
+            except BaseException:
+                tracker.stopped = True
+                pool.shutdown(cancel_futures=True)
+                raise
     top, left = wanted.y - area.y, wanted.x - area.x
     return np.ascontiguousarray(pixels[top : top + wanted.height, left : left + wanted.width])
+
+
+class Tracker:
+    """Adds up the progress of parts that run at once, and stops them when one has failed."""
+
+    def __init__(self, parts: int, progress: Progress | None):
+        self.shares = [0.0] * parts
+        self.progress = progress
+        self.stopped = False
+        self.lock = Lock()
+
+    def report(self, part: int, share: float) -> None:
+        """Note that `share` of a part is done. Raises `CancelledError` once stopped."""
+        if self.stopped:
+            raise CancelledError
+        with self.lock:
+            self.shares[part] = share
+            if self.progress:
+                self.progress(sum(self.shares) / len(self.shares))
 
 
 def parsed(payload: bytes, width: int, height: int) -> tuple[Tiling, list[bytes]]:
@@ -294,7 +335,7 @@ def parsed(payload: bytes, width: int, height: int) -> tuple[Tiling, list[bytes]
     if ends[-1] > len(payload):
         raise InvalidFile("the coded pixels are truncated")
     bounds = [*ends, len(payload)]
-    return tiling, [payload[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return tiling, [payload[a:b] for a, b in pairwise(bounds)]
 
 
 def _hull(boxes: list[Box]) -> Box:

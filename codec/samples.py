@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,7 @@ Region = tuple[int, int, int, int]
 Progress = Callable[[float], None]
 
 
-def encode(
-    pixels: Pixels, load_model: Callable[[], Model], *, progress: Progress | None = None
-) -> tuple[Section, ...]:
+def encode(pixels: Pixels, load_model: Callable[[], Model], *, progress: Progress | None = None) -> tuple[Section, ...]:
     """Code samples (H, W, C) as the smallest of the sections worth trying, in the order of their kinds.
 
     `load_model` is called only where the neural codec suits the samples.
@@ -35,7 +33,7 @@ def encode(
     long_enough = sum(len(section.payload) for section in neural) >= least
     if long_enough and choice.model_wins(pixels, _file_bytes(neural)):
         return neural
-    ordinary_sections = _encode_ordinary(pixels, color, alpha, least)
+    ordinary_sections = _encode_ordinary(pixels, color, alpha, least, most=_file_bytes(neural))
     return min(neural, ordinary_sections, key=_file_bytes) if long_enough else ordinary_sections
 
 
@@ -58,31 +56,34 @@ def decode(
     return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
 
 
-def _encode_neural(
-    color: Pixels, alpha: Pixels | None, model: Model, progress: Progress | None
-) -> tuple[Section, ...]:
+def _encode_neural(color: Pixels, alpha: Pixels | None, model: Model, progress: Progress | None) -> tuple[Section, ...]:
     """Code the color by the neural codec, and alpha, if any, by an ordinary coder."""
     from gencodec.codec import photo
 
-    encoded = photo.encode(color, model, progress=progress)
+    encoded = photo.encode(cast(NDArray[np.uint8], color), model, progress=progress)
     reference = ModelRef(model.card.wire_id, bytes.fromhex(model.card.sha256)[:8])
     estimate = int(np.ceil(encoded.estimate_bits / 8))
     section = Section(SectionKind.COLOR, Coder.MODEL, encoded.payload, reference, estimate)
     return (section,) if alpha is None else (section, _encode_section(SectionKind.ALPHA, alpha))
 
 
-def _encode_ordinary(pixels: Pixels, color: Pixels, alpha: Pixels | None, least: int) -> tuple[Section, ...]:
+def _encode_ordinary(
+    pixels: Pixels, color: Pixels, alpha: Pixels | None, least: int, most: int | None = None
+) -> tuple[Section, ...]:
     """Code all channels together, but alpha apart where it is constant, as in an opaque image."""
     if alpha is None:
-        return (_encode_section(SectionKind.COLOR, color, least),)
+        return (_encode_section(SectionKind.COLOR, color, least, most),)
     if (alpha == alpha[0, 0]).all():
-        return _encode_section(SectionKind.COLOR, color, least), _encode_section(SectionKind.ALPHA, alpha)
-    return (_encode_section(SectionKind.PIXELS, pixels, least),)
+        return (
+            _encode_section(SectionKind.COLOR, color, least, most),
+            _encode_section(SectionKind.ALPHA, alpha),
+        )
+    return (_encode_section(SectionKind.PIXELS, pixels, least, most),)
 
 
-def _encode_section(kind: SectionKind, pixels: Pixels, least: int = 0) -> Section:
+def _encode_section(kind: SectionKind, pixels: Pixels, least: int = 0, most: int | None = None) -> Section:
     """Code samples by the best ordinary coder."""
-    coded = ordinary.encode(pixels, least=least)
+    coded = ordinary.encode(pixels, least=least, most=most)
     return Section(kind, coded.coder, coded.payload)
 
 

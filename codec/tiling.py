@@ -42,13 +42,9 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if not (1 <= self.tile_width <= LARGEST_TILE and 1 <= self.tile_height <= LARGEST_TILE):
-            raise InvalidFile(
-                f"the coded pixels are damaged: tiles of {self.tile_width} x {self.tile_height}"
-            )
+            raise InvalidFile(f"the coded pixels are damaged: tiles of {self.tile_width} x {self.tile_height}")
         if not (1 <= self.group_columns <= 2 * GROUP and 1 <= self.group_rows <= 2 * GROUP):
-            raise InvalidFile(
-                f"the coded pixels are damaged: groups of {self.group_columns} x {self.group_rows} tiles"
-            )
+            raise InvalidFile(f"the coded pixels are damaged: groups of {self.group_columns} x {self.group_rows} tiles")
 
     @classmethod
     def of(cls, width: int, height: int) -> Tiling:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.network import BEGINNING, FLAGS, MISSING, Array, Geometry
+from gencodec.codec.network import BEGINNING, FLAGS, MISSING, RAISED, Array, Geometry
 from gencodec.codec.tiling import Box
 
 Index = NDArray[np.int64]
@@ -104,9 +104,7 @@ class History:
     def steps(self, first: int, last: int, lanes: slice, up: int = 0) -> Array:
         """Steps `first..last` of the lanes `up` rows above `lanes`; a view (steps, channels, tiles, rows)."""
         shift = self.above - up
-        return self.buffer[
-            first - self.origin : last + 1 - self.origin, :, :, lanes.start + shift : lanes.stop + shift
-        ]
+        return self.buffer[first - self.origin : last + 1 - self.origin, :, :, lanes.start + shift : lanes.stop + shift]
 
     def at(self, step: int, lanes: slice, up: int = 0) -> Array:
         """One step; a view (channels, tiles, rows)."""
@@ -162,7 +160,7 @@ class Wavefront:
         row = self.rows[lanes]
         column = step - g.lag * row
         for flag, value in zip(result[-FLAGS:], (row == 0, column == 0, row & 1, column & 1), strict=True):
-            flag[...] = value
+            np.multiply(value, RAISED, out=flag, casting="unsafe")
         return result.reshape(g.near_rows, -1)
 
     def pools(self, step: int, lanes: slice) -> tuple[Array, Array]:
@@ -195,6 +193,10 @@ class Wavefront:
         kept[0] = valid
         np.multiply(trace.reshape(-1, *extent), valid, out=kept[1:])
         self._extend_runs(step)
+
+    def put_nothing(self, step: int, lanes: slice) -> None:
+        """What `put` does for a step without pixels."""
+        self.put(step, lanes, np.empty((3, 0), np.float32), np.empty((self.geometry.traces, 0), np.float32))
 
     def _extend_runs(self, step: int) -> None:
         g = self.geometry

@@ -1,0 +1,1 @@
+"""torch modules -> ONNX graphs: exact lowering, proof of bounds, the files that models ship as."""

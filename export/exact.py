@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ class ExactGraph:
         self._count += 1
         return f"{stem}_{self._count}"
 
-    def node(self, operator: str, inputs: Sequence[str], **attributes: object) -> str:
+    def node(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Append a node of one output, and return the output's name."""
         output = self.fresh(operator.lower())
         self.nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
@@ -86,9 +87,7 @@ class ExactGraph:
             self.constant(weight.astype(np.int16), f"{layer}.weight"),
             self.constant(bias.astype(np.int32), f"{layer}.bias"),
         ]
-        self.proof.append(
-            {"layer": layer, "reach": runs(x.magnitude), "worst": int(worst.max()), "limit": EXACT_LIMIT}
-        )
+        self.proof.append({"layer": layer, "reach": runs(x.magnitude), "worst": int(worst.max()), "limit": EXACT_LIMIT})
         scale = np.exp2((target.bits - exponents).astype(np.float32))[:, None]
         factor = self.constant(scale, f"{layer}.scale")
         weights, biases = (self.prepared(name, factor, i) for i, name in enumerate(names))
@@ -134,9 +133,7 @@ class ExactGraph:
         if len(set(target.low)) == len(set(target.high)) == 1:
             output = self.node("Clip", [name, self.column(target.low), self.column(target.high)])
         else:
-            output = self.node(
-                "Max", [self.node("Min", [name, self.column(target.high)]), self.column(target.low)]
-            )
+            output = self.node("Max", [self.node("Min", [name, self.column(target.high)]), self.column(target.low)])
         return Value(output, target.low, target.high, target.bits)
 
     def snapped(self, layer: str, x: Value, target: Value) -> Value:
@@ -166,9 +163,7 @@ class ExactGraph:
             raise InexactGraph(f"layer {layer} cannot be proved exact: the quotient's ranges are too wide")
         shift = target.bits - total.bits
         if shift.any():
-            raise InexactGraph(
-                f"layer {layer} cannot be proved exact: the quotient changes its bits by {shift.max()}"
-            )
+            raise InexactGraph(f"layer {layer} cannot be proved exact: the quotient changes its bits by {shift.max()}")
         return self.clipped(self.node("Floor", [self.node("Div", [total.name, count.name])]), target)
 
     def combined(self, layer: str, operator: str, a: Value, b: Value) -> Value:
@@ -177,9 +172,7 @@ class ExactGraph:
         if operator != "Mul":
             a, b = self.aligned(layer, a, b)
         low, high = _ENDS[operator](a, b)
-        bits = (
-            a.bits + b.bits if operator == "Mul" else np.broadcast_to(np.maximum(a.bits, b.bits), low.shape)
-        )
+        bits = a.bits + b.bits if operator == "Mul" else np.broadcast_to(np.maximum(a.bits, b.bits), low.shape)
         return self.bounded(layer, self.node(operator, [a.name, b.name]), low, high, bits)
 
     def aligned(self, layer: str, a: Value, b: Value) -> tuple[Value, Value]:
@@ -195,9 +188,7 @@ class ExactGraph:
         if len(set(factor)) == 1:
             factor = np.broadcast_to(factor[:1], x.bits.shape)
         name = self.node("Mul", [x.name, self.column(factor)])
-        return self.bounded(
-            layer, name, x.low * factor, x.high * factor, x.bits + np.log2(factor).astype(np.int64)
-        )
+        return self.bounded(layer, name, x.low * factor, x.high * factor, x.bits + np.log2(factor).astype(np.int64))
 
     def absolute(self, x: Value) -> Value:
         """Magnitude of every element."""
@@ -217,9 +208,7 @@ class ExactGraph:
             return x
         x = self.solid(x)
         ends = [self.constant(np.array([n], np.int64)) for n in (start, stop, 0)]
-        return Value(
-            self.node("Slice", [x.name, *ends]), x.low[start:stop], x.high[start:stop], x.bits[start:stop]
-        )
+        return Value(self.node("Slice", [x.name, *ends]), x.low[start:stop], x.high[start:stop], x.bits[start:stop])
 
     def row_sum(self, layer: str, x: Value) -> Value:
         """The sum of all rows, as one row."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class Lowering(fx.Interpreter):
         self.layer = f"{self.name}.{n.target if n.op == 'call_module' else n.name}"
         return super().run_node(n)
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
         module = self.fetch_attr(str(target))
         if isinstance(module, ExactLinear):
             return self.linear(module, args[0])
@@ -62,9 +62,7 @@ class Lowering(fx.Interpreter):
         if isinstance(module, Mean):
             target_value = grids([(args[0].rows, module.target)])
             return self.exact.floored_quotient(self.layer, args[0], args[1], target_value)
-        raise InexactGraph(
-            f"layer {self.layer} cannot be proved exact: {type(module).__name__} is not supported"
-        )
+        raise InexactGraph(f"layer {self.layer} cannot be proved exact: {type(module).__name__} is not supported")
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not any(isinstance(leaf, Value) for leaf in _flat(args)):
@@ -85,8 +83,8 @@ class Lowering(fx.Interpreter):
             unit = torch.exp2(exponents)
             weight = (module.weight * (module.steps * unit[:, None])).round()
             bias = (module.bias * unit).round()
-        arrays = [t.to(torch.int64).cpu().numpy() for t in (weight, bias, exponents)]
-        return self.exact.linear(self.layer, x, *arrays, grids(module.targets))
+        weights, biases, scales = (t.to(torch.int64).cpu().numpy() for t in (weight, bias, exponents))
+        return self.exact.linear(self.layer, x, weights, biases, scales, grids(module.targets))
 
     def table(self, module: Table, x: Value) -> Value:
         """A lookup."""
@@ -102,9 +100,7 @@ class Lowering(fx.Interpreter):
                 f"layer {self.layer} cannot be proved exact: its inputs lie on other grids than declared"
             )
         if (x.low < declared.low).any() or (x.high > declared.high).any():
-            raise InexactGraph(
-                f"layer {self.layer} cannot be proved exact: its inputs exceed the declared range"
-            )
+            raise InexactGraph(f"layer {self.layer} cannot be proved exact: its inputs exceed the declared range")
 
 
 def grids(groups: list[Group]) -> Value:
@@ -141,8 +137,7 @@ def _combine(name: str) -> Callable[..., Value]:
 def _multiply(run: Lowering, a: Value | float, b: Value | float) -> Value:
     if isinstance(a, Value) and isinstance(b, Value):
         return run.exact.combined(run.layer, "Mul", a, b)
-    x, factor = (a, b) if isinstance(a, Value) else (b, a)
-    assert isinstance(x, Value) and not isinstance(factor, Value)
+    x, factor = cast(tuple[Value, float], (a, b) if isinstance(a, Value) else (b, a))
     mantissa, exponent = math.frexp(factor)
     _require(run, mantissa == 0.5, f"a factor of {factor} is not a power of two")
     x = run.exact.solid(x)
@@ -168,8 +163,8 @@ def _less(run: Lowering, x: Value, limit: float) -> Value:
 
 
 def _clamp(run: Lowering, x: Value, low: float, high: float) -> Value:
-    ends = [np.rint(v * np.exp2(x.bits.astype(float))).astype(np.int64) for v in (low, high)]
-    return run.exact.clipped(run.exact.solid(x).name, Value("", *ends, x.bits))
+    lowest, highest = (np.rint(v * np.exp2(x.bits.astype(float))).astype(np.int64) for v in (low, high))
+    return run.exact.clipped(run.exact.solid(x).name, Value("", lowest, highest, x.bits))
 
 
 def _absolute(run: Lowering, x: Value) -> Value:

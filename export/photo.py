@@ -1,10 +1,11 @@
-"""The `photo` network as one ONNX file: four exact per-pixel graphs behind a stage number.
+"""The `photo` network as one ONNX file: five exact per-pixel graphs behind a stage number.
 
-Stage   | a        | b           | c         | d           | y             | z
-0 trunk | context  | near, flags | pool sums | pool counts | hidden        | base, green, banks of red and blue
-1 red   | hidden   | innovation  | bank      | base        | red           |
-2 blue  | hidden   | innovations | bank      | base        | blue          |
-3 trace | context  | pixel       |           |             | trace         |
+Stage     | a        | b           | c         | d           | e           | y        | z
+0 context | context  |             |           |             |             | relative | inner, base, banks
+1 trunk   | relative | near, flags | pool sums | pool counts | base, banks | hidden   | green
+2 red     | hidden   | innovation  | red bank  | red base    |             | red      |
+3 blue    | hidden   | innovations | blue bank | blue base   |             | blue     |
+4 trace   | inner    | pixel       | base      |             |             | trace    |
 
 Inputs and outputs are (rows, positions) float32 integers; unused ones are empty. A color is three rows: mean in
 sixteenths of a gray level, scale index, shape index. Near are the traces at the places that the configuration names.
@@ -25,10 +26,11 @@ from torch import Tensor, nn
 from gencodec.export.exact import ExactGraph
 from gencodec.export.lower import lower
 from gencodec.export.values import Value, joined, uniform
-from gencodec.models.photo import BANK, DRIFT, ENERGY, HIDDEN, LEVELS, MEAN, PIXEL, Head, Photo
+from gencodec.models.photo import BANK, DRIFT, ENERGY, FLAG, HIDDEN, INNER, LEVELS, MEAN, PIXEL, Head, Photo
 from gencodec.models.quantize import Grid, set_exact
 from gencodec.models.shapes import SCALE_OF_ONE, SCALES_PER_OCTAVE, Shapes, kernel_cdfs
 
+INPUTS = "abcde"
 CDF_POINTS_PER_SCALE = 256
 CDF_REACH = 32
 """The shapes' distribution functions are tabulated from -CDF_REACH to CDF_REACH scales."""
@@ -40,27 +42,36 @@ Branch = tuple[list[onnx.NodeProto], list[str]]
 """Nodes of a stage, and the names of its two outputs."""
 
 
-class Trunk(nn.Module):
-    """Stage 0: everything known before a pixel's first color."""
+class Context(nn.Module):
+    """Stage 0: a pixel's neighborhood relative to its base prediction."""
 
     def __init__(self, photo: Photo):
         super().__init__()
         self.photo = photo
 
-    def forward(self, context: Tensor, near: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        base, relative = self.photo.relative(context)
+        return relative, torch.cat([self.photo.inner(relative), base, self.photo.bank(relative)])
+
+
+class Trunk(nn.Module):
+    """Stage 1: everything known before a pixel's first color."""
+
+    def __init__(self, photo: Photo):
+        super().__init__()
+        self.photo = photo
+
+    def forward(
+        self, relative: Tensor, near: Tensor, sums: Tensor, counts: Tensor, rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
         photo, c = self.photo, self.photo.config
-        base, relative = photo.relative(context)
-        pooled = [
-            photo.pooled(sums[i * c.energies : (i + 1) * c.energies], counts[i : i + 1]) for i in range(2)
-        ]
+        pooled = [photo.pooled(sums[i * c.energies : (i + 1) * c.energies], counts[i : i + 1]) for i in range(2)]
         hidden = photo.trunk(torch.cat([relative, near, *pooled]))
-        banks = photo.bank(relative)
-        green = distribution(photo.green, hidden, banks[: c.bank], base[:1])
-        return hidden, torch.cat([base, green, banks[c.bank :]])
+        return hidden, distribution(photo.green, hidden, rest[3 : 3 + c.bank], rest[:1])
 
 
 class Color(nn.Module):
-    """Stages 1 and 2: a color's distribution, given the innovations of those before it."""
+    """Stages 2 and 3: a color's distribution, given the innovations of those before it."""
 
     def __init__(self, layer: nn.Module, head: Head):
         super().__init__()
@@ -72,15 +83,14 @@ class Color(nn.Module):
 
 
 class Trace(nn.Module):
-    """Stage 3: what a decoded pixel leaves for later ones."""
+    """Stage 4: what a decoded pixel leaves for later ones."""
 
     def __init__(self, photo: Photo):
         super().__init__()
         self.photo = photo
 
-    def forward(self, context: Tensor, pixel: Tensor) -> Tensor:
-        base, relative = self.photo.relative(context)
-        return self.photo.trace(relative, (pixel - base) * PIXEL.step)
+    def forward(self, inner: Tensor, pixel: Tensor, base: Tensor) -> Tensor:
+        return self.photo.trace(inner, (pixel - base) * PIXEL.step)
 
 
 def distribution(head: Head, features: Tensor, predictions: Tensor, base: Tensor) -> Tensor:
@@ -98,28 +108,27 @@ def stages(photo: Photo) -> list[tuple[str, nn.Module, list[Value]]]:
         return uniform("", rows, g.low, g.high, g.bits)
 
     largest = max(c.row_pool, c.pool_rows * c.pool_columns)
-    gray = uniform("", context, -1, 255, 0)
-    trace = [grid(c.energies, ENERGY), grid(c.drifts, DRIFT)] * near
-    trunk = [
-        gray,
-        joined([*trace, uniform("", 4, 0, 1, 0)]),
-        uniform("", 2 * c.energies, 0, largest * ENERGY.high, ENERGY.bits),
-        uniform("", 2, 1, largest, 0),
-    ]
-
-    def color(innovations: int) -> list[Value]:
-        return [
-            grid(c.hidden, HIDDEN),
-            grid(innovations, MEAN),
-            grid(c.bank, BANK),
-            uniform("", 1, 0, 255, 0),
-        ]
-
+    sums = uniform("", 2 * c.energies, 0, largest * ENERGY.high, ENERGY.bits)
+    traces = [grid(c.energies, ENERGY), grid(c.drifts, DRIFT)] * near
+    flags = grid(4, FLAG)
+    hidden, base = grid(c.hidden, HIDDEN), uniform("", 3, 0, 255, 0)
+    one_base, one_bank = uniform("", 1, 0, 255, 0), grid(c.bank, BANK)
     return [
-        ("trunk", Trunk(photo), trunk),
-        ("red", Color(photo.red_layer, photo.red), color(1)),
-        ("blue", Color(photo.blue_layer, photo.blue), color(2)),
-        ("trace", Trace(photo), [gray, uniform("", 3, 0, 255, 0)]),
+        ("context", Context(photo), [uniform("", context, -1, 255, 0)]),
+        (
+            "trunk",
+            Trunk(photo),
+            [
+                grid(context, PIXEL),
+                joined([*traces, flags]),
+                sums,
+                uniform("", 2, 1, largest, 0),
+                joined([base, grid(3 * c.bank, BANK)]),
+            ],
+        ),
+        ("red", Color(photo.red_layer, photo.red), [hidden, grid(1, MEAN), one_bank, one_base]),
+        ("blue", Color(photo.blue_layer, photo.blue), [hidden, grid(2, MEAN), one_bank, one_base]),
+        ("trace", Trace(photo), [grid(c.inner, INNER), uniform("", 3, 0, 255, 0), base]),
     ]
 
 
@@ -131,7 +140,7 @@ def export_photo(photo: Photo, target: Path, card: dict[str, str]) -> None:
     branches = []
     for name, module, inputs in stages(photo):
         graph.begin()
-        named = [replace(value, name=letter) for letter, value in zip("abcd", inputs, strict=False)]
+        named = [replace(value, name=letter) for letter, value in zip(INPUTS, inputs, strict=False)]
         outputs = [value.name for value in lower(module, named, graph, name)]
         branches.append((graph.nodes, [*outputs, "nothing"][:2]))
     graph.constant(np.zeros((0, 0), np.float32), "nothing")
@@ -188,23 +197,16 @@ def assembled(graph: ExactGraph, branches: list[Branch]) -> onnx.ModelProto:
     ]
     inputs = [helper.make_tensor_value_info("stage", TensorProto.INT64, [])]
     inputs += [
-        helper.make_tensor_value_info(letter, TensorProto.FLOAT, [f"rows_{letter}", "positions"])
-        for letter in "abcd"
+        helper.make_tensor_value_info(letter, TensorProto.FLOAT, [f"rows_{letter}", "positions"]) for letter in INPUTS
     ]
     outputs = [helper.make_tensor_value_info(letter, TensorProto.FLOAT, [None, None]) for letter in "yz"]
-    main = helper.make_graph(
-        [*graph.constant_nodes, *nodes], "photo", inputs, outputs, list(graph.constants.values())
-    )
-    return helper.make_model(
-        main, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="gencodec"
-    )
+    main = helper.make_graph([*graph.constant_nodes, *nodes], "photo", inputs, outputs, list(graph.constants.values()))
+    return helper.make_model(main, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="gencodec")
 
 
 def shape_tables(shapes: Shapes) -> np.ndarray:
     """Distribution functions of the shapes as rising integers from 0 to CDF_TOTAL; (shapes, points) uint16."""
-    points = torch.arange(
-        -CDF_REACH * CDF_POINTS_PER_SCALE, CDF_REACH * CDF_POINTS_PER_SCALE + 1, dtype=torch.float64
-    )
+    points = torch.arange(-CDF_REACH * CDF_POINTS_PER_SCALE, CDF_REACH * CDF_POINTS_PER_SCALE + 1, dtype=torch.float64)
     with torch.no_grad():
         cdf = torch.tensordot(shapes.weights().double(), kernel_cdfs(points / CDF_POINTS_PER_SCALE), dims=1)
     cdf = (cdf - cdf[:, :1]) / (cdf[:, -1:] - cdf[:, :1])

@@ -25,10 +25,8 @@ def main() -> None:
     state = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
     photo = Photo(configured(args.set))
     photo.load_state_dict(state["averaged"])
-    export_photo(
-        photo, args.output, {"licence": args.licence, "data": args.data, "steps": str(state["steps"])}
-    )
-    print(hashlib.sha256(args.output.read_bytes()).hexdigest(), args.output.stat().st_size, "bytes")
+    export_photo(photo, args.output, {"licence": args.licence, "data": args.data, "steps": str(state["steps"])})
+    print(hashlib.sha256(args.output.read_bytes()).hexdigest(), args.output.stat().st_size, "bytes")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Picture = NDArray[np.float32]
+Picture = NDArray[np.floating]
 Pixels = NDArray[np.uint8]
 Resampling = Image.Resampling
 
@@ -73,7 +73,7 @@ def rescaled(photo: Pixels, size: int, rng: np.random.Generator) -> Pixels:
 
 def toned(picture: Picture, rng: np.random.Generator) -> Picture:
     """Other gamma, contrast, brightness, white balance and saturation."""
-    picture = 255 * (picture / 255) ** np.float32(np.exp(rng.normal(0, 0.3)))
+    picture = 255 * (picture / 255) ** np.exp(rng.normal(0, 0.3))
     picture = (picture - 128) * np.exp(rng.normal(-0.1, 0.25)) + 128 + rng.normal(0, 15)
     picture = picture * np.exp(rng.normal(0, 0.06, 3))
     gray = (picture @ LUMA)[..., None]

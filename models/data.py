@@ -29,9 +29,7 @@ def load_photos(folder: Path, limit: int | None = None) -> list[NDArray[np.uint8
     return [photo for photo in photos if min(photo.shape[:2]) >= BLOCK]
 
 
-def split(
-    photos: list[NDArray[np.uint8]], every: int = 24
-) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+def split(photos: list[NDArray[np.uint8]], every: int = 24) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
     """Training and held-out photographs: every `every`-th is held out."""
     return [p for i, p in enumerate(photos) if i % every], photos[::every]
 
@@ -48,9 +46,7 @@ class Tiles(IterableDataset[torch.Tensor]):
         while True:
             for _ in range(self.renewed):
                 pool[rng.integers(POOL)] = self.block(rng)
-            yield torch.from_numpy(
-                np.stack([self.tile(pool[i], rng) for i in rng.choice(POOL, self.batch)], 1)
-            )
+            yield torch.from_numpy(np.stack([self.tile(pool[i], rng) for i in rng.choice(POOL, self.batch)], 1))
 
     def block(self, rng: np.random.Generator) -> NDArray[np.uint8]:
         """One augmented picture, (3, BLOCK, BLOCK)."""

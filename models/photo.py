@@ -33,9 +33,9 @@ SIGNED = Grid(-1023, 1023, 7)
 MAGNITUDE = Grid(0, 1023, 7)
 ENERGY = Grid(0, 255, 5)
 DRIFT = Grid(-128, 127, 4)
-FLAG = Grid(0, 1, 0)
+FLAG = Grid(0, 32, 5)
 BANK = Grid(-2047, 2047, 7)
-GATE = Grid(-128, 127, 6)
+GATE = Grid(-512, 511, 8)
 MEAN = Grid(-4080, 4080, 8)
 SPREAD = Grid(0, SCALES - 1, 3)
 SHAPE = Grid(0, SHAPES - 1, 1)
@@ -149,9 +149,12 @@ class Photo(nn.Module):
         difference = torch.where(context < 0, 0.0, context - torch.cat([base] * len(at)))
         return base, difference * PIXEL.step
 
-    def trace(self, relative: Tensor, residual: Tensor) -> Tensor:
-        """What a decoded pixel leaves behind; `residual` (3, ...) is its gray levels minus the base, on PIXEL's grid."""
-        errors = self.errors(torch.cat([self.inner(relative), residual]))
+    def trace(self, inner: Tensor, residual: Tensor) -> Tensor:
+        """What a decoded pixel leaves behind, (traces, ...).
+
+        `inner` is `self.inner` of its context, `residual` (3, ...) its gray levels minus the base, on PIXEL's grid.
+        """
+        errors = self.errors(torch.cat([inner, residual]))
         energies = self.energy(errors[: self.config.energies].abs())
         return torch.cat([energies, self.drift(errors[self.config.energies :])])
 
@@ -181,15 +184,13 @@ class Photo(nn.Module):
         """Code lengths in bits, (3, batch, height, width), of tiles `x` of gray levels of that shape."""
         base, relative = self.relative(gather_context(x, self.config))
         relative = relative.to(compute_dtype(x))
-        traces = self.trace(relative, (x - base) * PIXEL.step)
+        traces = self.trace(self.inner(relative), (x - base) * PIXEL.step)
         h = self.trunk(self.inputs(x, relative, traces))
         means, parameters, innovations = [], [], []
         with torch.autocast(x.device.type, enabled=False):
             banks = self.bank(relative.float()).chunk(3)
         for color, bank in enumerate(banks):
-            head, layer = ((self.green, None), (self.red, self.red_layer), (self.blue, self.blue_layer))[
-                color
-            ]
+            head, layer = ((self.green, None), (self.red, self.red_layer), (self.blue, self.blue_layer))[color]
             features = h if layer is None else layer(torch.cat([h, *(i.to(h.dtype) for i in innovations)]))
             with torch.autocast(x.device.type, enabled=False):
                 offset, spread_shape = head(features.float(), torch.cat([bank, *innovations]))
@@ -220,10 +221,7 @@ def gather_context(x: Tensor, config: PhotoConfig) -> Tensor:
     canvas = torch.cat([first.expand(-1, -1, -1, left), x, x[..., -1:].expand(-1, -1, -1, right)], 3)
     canvas = F.pad(canvas, (0, 0, rows, 0), value=MISSING)
     height, width = x.shape[-2:]
-    cuts = [
-        canvas[:, :, rows - up : rows - up + height, left + dx : left + dx + width]
-        for up, dx in config.context
-    ]
+    cuts = [canvas[:, :, rows - up : rows - up + height, left + dx : left + dx + width] for up, dx in config.context]
     return torch.cat(cuts)
 
 

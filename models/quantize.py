@@ -73,7 +73,11 @@ class ExactLinear(nn.Module):
     output row, chosen as fine as `weight_bits` and the bound on partial sums (below 2**24) allow.
     """
 
-    def __init__(self, sources: list[Group], targets: list[Group], weight_bits: int = 10):
+    steps: Tensor
+    reach: Tensor
+    target_steps: Tensor
+
+    def __init__(self, sources: list[Group], targets: list[Group], weight_bits: int = 12):
         super().__init__()
         self.sources = sources
         self.targets = targets
@@ -111,9 +115,7 @@ class ExactLinear(nn.Module):
         if len(self.targets) == 1:
             return snap(y, self.targets[0][1], self.exact)
         parts = y.split([n for n, _ in self.targets])
-        return torch.cat(
-            [snap(part, grid, self.exact) for part, (_, grid) in zip(parts, self.targets, strict=True)]
-        )
+        return torch.cat([snap(part, grid, self.exact) for part, (_, grid) in zip(parts, self.targets, strict=True)])
 
 
 class Table(nn.Module):
@@ -122,6 +124,8 @@ class Table(nn.Module):
     Input and output have the same shape. The integers are fixed once, in double precision, so that every
     machine reads the same table.
     """
+
+    integers: Tensor
 
     def __init__(self, function: Callable[[Tensor], Tensor], source: Grid, target: Grid):
         super().__init__()

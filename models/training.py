@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gencodec.models.quantize import set_exact
+from gencodec.models.soap import Soap
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,13 @@ class Trainer:
         self.model = model.to(device)
         self.averaged = copy.deepcopy(self.model).eval()
         self.schedule, self.checkpoint, self.device = schedule, checkpoint, device
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=schedule.rate, betas=(0.9, 0.98))
+        self.optimizer = Soap(self.model.parameters(), lr=schedule.rate)
         self.steps, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         for network in (self.model, self.averaged):
             set_exact(network, schedule.exact)
 
-    def run(
-        self, batches: Iterator[Tensor], evaluate: Callable[[nn.Module], float], log: Callable[[str], Any]
-    ) -> None:
+    def run(self, batches: Iterator[Tensor], evaluate: Callable[[nn.Module], float], log: Callable[[str], Any]) -> None:
         """Train until the budget is spent; `evaluate` gives held-out bits per symbol of the averaged weights."""
         budget = self.schedule.minutes * 60
         last_report, recent = self.seconds, []

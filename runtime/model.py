@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +23,15 @@ Array = NDArray[np.float32]
 class Model:
     """Weights that may run on several threads at once; made by `load`."""
 
-    def __init__(
-        self, card: ModelCard, data: bytes, *, threads: int | None, device: str, optimize: bool = True
-    ):
+    def __init__(self, card: ModelCard, data: bytes, *, threads: int | None, device: str, optimize: bool = True):
         if hashlib.sha256(data).hexdigest() != card.sha256:
             raise UnknownModel(f"the weights of {card.name} are not the ones that its card names")
-        self.card = card
+        self.card, self.threads, self.device, self.optimize = (
+            card,
+            threads or os.cpu_count(),
+            device,
+            optimize,
+        )
         self.file = onnxfile.read(data)
         self.worst_sum = proof.check(self.file)
         self.session = session.open_session(data, threads=threads, device=device, optimize=optimize)
@@ -39,6 +43,11 @@ class Model:
             return json.loads(self.file.metadata["gencodec.config"])
         except (KeyError, ValueError) as error:
             raise InvalidFile(f"the model {self.card.name} does not say how it is built") from error
+
+    @property
+    def serial(self) -> Model:
+        """The same model with one thread an operation, for callers that run several operations at once."""
+        return load(self.card, threads=1, device=self.device, optimize=self.optimize)
 
     @property
     def family(self) -> str:

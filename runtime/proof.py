@@ -28,9 +28,7 @@ def check(file: OnnxFile) -> int:
         raise InexactGraph("the model carries no proof that it is exact; export it with gencodec") from error
     for layer, value in worst.items():
         if value >= EXACT_LIMIT:
-            raise InexactGraph(
-                f"layer {layer} is not exact: its sums can reach {value}, the limit is {EXACT_LIMIT}"
-            )
+            raise InexactGraph(f"layer {layer} is not exact: its sums can reach {value}, the limit is {EXACT_LIMIT}")
         if value != stated[layer]:
             raise InexactGraph(f"layer {layer} has other weights than its proof")
     weights = {name.removesuffix(".weight") for name in file.constants if name.endswith(".weight")}
@@ -40,8 +38,6 @@ def check(file: OnnxFile) -> int:
 
 
 def _worst(file: OnnxFile, layer: dict[str, Any]) -> int:
-    weight, bias = (
-        file.constants[f"{layer['layer']}.{part}"].astype(np.int64) for part in ("weight", "bias")
-    )
+    weight, bias = (file.constants[f"{layer['layer']}.{part}"].astype(np.int64) for part in ("weight", "bias"))
     reach = np.concatenate([np.full(int(n), int(magnitude), np.int64) for n, magnitude in layer["reach"]])
     return int((np.abs(weight) @ reach + np.abs(bias)).max())

@@ -50,7 +50,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="photo-base.1",
         wire_id=1,
-        sha256="370f79c003d887bb0c962d6fa727cd35b62bc8d439b4b46a8879ba1b18f84086",
+        sha256="547bed175313e08e9d24625f94dd5e42afa46ac96a92ef487969f9a063011466",
         file=WEIGHTS / "photo-base.1.onnx",
         summary="lossless photographs: a causal network over decoded neighbors, 29 thousand weights",
         licence="Apache-2.0",
@@ -87,13 +87,12 @@ def model_for(wire_id: int, weights_prefix: bytes, extra: ModelCard | None = Non
     for card in MODELS:
         if card.wire_id == wire_id:
             if card.weights_prefix != weights_prefix:
-                raise UnknownModel(
-                    f"the file was coded with other weights of {card.name} than the ones installed"
-                )
+                raise UnknownModel(f"the file was coded with other weights of {card.name} than the ones installed")
             return card
     if wire_id == UNREGISTERED:
         raise UnknownModel(
-            f"the file was coded by an exported model with weights {weights_prefix.hex()}; name its ONNX file with --model"
+            f"the file was coded by an exported model with weights {weights_prefix.hex()}; "
+            "name its ONNX file with --model"
         )
     raise UnknownModel(f"the file needs model number {wire_id}, which this version of gencodec does not have")
 

@@ -37,9 +37,7 @@ def provider_of(device: str) -> str:
     provider = PROVIDERS.get(device.lower(), device)
     if provider not in available:
         usable = sorted(name for name, p in PROVIDERS.items() if p in available)
-        raise UsageError(
-            f"device {device!r} is not available here; this ONNX Runtime has {', '.join(usable)}"
-        )
+        raise UsageError(f"device {device!r} is not available here; this ONNX Runtime has {', '.join(usable)}")
     return provider
 
 
@@ -71,9 +69,7 @@ def open_session(
     try:
         session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise GencodecError(
-            f"ONNX Runtime cannot load the model on {device}: {_first_line(error)}"
-        ) from error
+        raise GencodecError(f"ONNX Runtime cannot load the model on {device}: {_first_line(error)}") from error
     if device != "auto" and session.get_providers()[0] != provider:
         raise UsageError(f"device {device!r} is not usable here: ONNX Runtime fell back to the CPU")
     return session

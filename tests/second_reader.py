@@ -56,9 +56,7 @@ def read(data: bytes) -> File:
         table.append(data[position : position + size])
         position += size
     require(len(data) >= position + 4, "short header")
-    require(
-        struct.unpack("<I", data[position : position + 4])[0] == zlib.crc32(data[:position]), "header CRC"
-    )
+    require(struct.unpack("<I", data[position : position + 4])[0] == zlib.crc32(data[:position]), "header CRC")
     require(flags == 0, "flags")
     require(channels in CHANNELS_WITHOUT_ALPHA and 1 <= depth <= 16, "channels or depth")
     payloads = sum(struct.unpack("<I", row[2:6])[0] for row in table)

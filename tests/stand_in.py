@@ -97,7 +97,7 @@ def find_model(name: str) -> Card:
     return Card()
 
 
-def model_for(wire_id: int, weights: bytes) -> Card:
+def model_for(wire_id: int, weights: bytes, extra: Card | None = None) -> Card:
     """As gencodec.runtime.model_for."""
     if wire_id != Card().wire_id or weights != bytes.fromhex(WEIGHTS)[:8]:
         raise UnknownModel(f"the file needs the model with the wire id {wire_id}, which is not installed")

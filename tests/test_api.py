@@ -108,9 +108,7 @@ def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_photographs_go_to_the_model(
-    stand_in: StandIn, channels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_photographs_go_to_the_model(stand_in: StandIn, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "model_wins", lambda *_: True)
     pixels = photo(48, 64, channels)
     data = gencodec.compress(pixels)

@@ -466,13 +466,13 @@ def test_interruption_keeps_the_old_output(coded: Path, picture: Path) -> None:
 def test_full_disk_leaves_nothing(picture: Path) -> None:
     limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
     done = process("compress", picture, before=limit)
-    assert (done.returncode, done.stderr) == (1, b"gencodec: a.png: File too large\n")
+    assert (done.returncode, done.stderr) == (1, b"gencodec: a.png: a.png.gnc cannot be written: File too large\n")
     assert os.listdir() == ["a.png"]
 
 
 def test_full_device(picture: Path) -> None:
     result = gencodec("compress", picture, "-o", "/dev/full")
-    assert (result.exit_code, result.stderr) == (1, "gencodec: a.png: No space left on device\n")
+    assert (result.exit_code, result.stderr) == (1, "gencodec: a.png: /dev/full cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "a.png.gnc"], ["compress", "a.png", "-o", "-"]])

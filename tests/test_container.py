@@ -32,9 +32,7 @@ def example() -> bytes:
 payloads = st.binary(max_size=40)
 references = st.builds(ModelRef, st.integers(0, 0xFFFF), st.binary(min_size=8, max_size=8))
 colors = st.one_of(
-    st.builds(
-        Section, st.just(SectionKind.COLOR), st.sampled_from([Coder.RAW, Coder.JXL, Coder.CONSTANT]), payloads
-    ),
+    st.builds(Section, st.just(SectionKind.COLOR), st.sampled_from([Coder.RAW, Coder.JXL, Coder.CONSTANT]), payloads),
     st.builds(
         Section,
         st.just(SectionKind.COLOR),
@@ -50,9 +48,7 @@ colors = st.one_of(
 def containers(draw: st.DrawFn) -> Container:
     """Any container that may be written."""
     channels = draw(st.integers(1, 4))
-    sections = [
-        Section(SectionKind.METADATA, draw(st.sampled_from([Coder.RAW, Coder.DEFLATE])), draw(payloads))
-    ]
+    sections = [Section(SectionKind.METADATA, draw(st.sampled_from([Coder.RAW, Coder.DEFLATE])), draw(payloads))]
     if draw(st.booleans()):
         sections.append(draw(colors))
         if channels in (2, 4):

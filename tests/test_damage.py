@@ -195,7 +195,5 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform
 assert peak < 200, f"{peak} MB"
 """
     files = sorted(map(str, tmp_path.iterdir()))
-    done = subprocess.run(
-        [sys.executable, "-c", code, *files], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -217,15 +217,11 @@ def huge() -> list[bytes]:
     side = 30000
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     png = SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    bmp = (
-        b"BM" + struct.pack("<IIIIiiHHIIiiII", 60, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(6)
-    )
+    bmp = b"BM" + struct.pack("<IIIIiiHHIIiiII", 60, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(6)
     gif = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6)
     gif += b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\2\2\x44\1\0;"
     qoi = b"qoif" + struct.pack(">IIBB", side, side, 4, 0) + bytes(20)
-    pcx = struct.pack("<BBBBHHHH", 10, 5, 1, 8, 0, 0, side - 1, side - 1).ljust(65, b"\0") + struct.pack(
-        "<BH", 3, side
-    )
+    pcx = struct.pack("<BBBBHHHH", 10, 5, 1, 8, 0, 0, side - 1, side - 1).ljust(65, b"\0") + struct.pack("<BH", 3, side)
     bits = 0x3FFF | 0x3FFF << 14
     vp8l = b"VP8L" + struct.pack("<IBI", 10, 0x2F, bits) + bytes(5)
     vp8x = b"VP8X" + struct.pack("<II", 10, 0) + b"\xff\xff\x3f" * 2
@@ -276,9 +272,7 @@ def test_claims_are_not_believed(index: int) -> None:
     data = huge()[index]
     assert len(data) < 300
     root = Path(__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", program], input=data, capture_output=True, cwd=root, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, cwd=root, check=True)
     assert done.stderr == b""
     megabytes, seconds = done.stdout.split()
     assert int(megabytes) < 200

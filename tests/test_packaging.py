@@ -26,9 +26,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a fresh interpreter that finds the package in this checkout."""
     env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code], env=env, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-P", "-c", code], env=env, capture_output=True, text=True, check=False)
 
 
 def package_folders() -> dict[str, str]:
@@ -65,9 +63,7 @@ def test_torch_is_not_needed(module: str) -> None:
 
 
 def test_import_is_light() -> None:
-    done = run(
-        "import sys, gencodec; print([m for m in ('onnxruntime', 'imagecodecs', 'PIL') if m in sys.modules])"
-    )
+    done = run("import sys, gencodec; print([m for m in ('onnxruntime', 'imagecodecs', 'PIL') if m in sys.modules])")
     assert done.stdout == "[]\n", done.stderr
 
 
@@ -84,9 +80,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_version_is_the_package_version() -> None:
     import gencodec
 
-    done = run(
-        "import runpy, sys; sys.argv = ['', '--version']; runpy.run_module('gencodec', run_name='__main__')"
-    )
+    done = run("import runpy, sys; sys.argv = ['', '--version']; runpy.run_module('gencodec', run_name='__main__')")
     assert done.stdout == f"gencodec {gencodec.__version__}\n"
 
 
@@ -101,9 +95,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("gencodec", *SOURCES):
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     build = "from setuptools import build_meta; build_meta.build_wheel('..')"
-    done = subprocess.run(
-        [sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return next(folder.glob("*.whl"))
 

@@ -25,9 +25,7 @@ GOOD = [path for path in SUITE if not path.name.startswith("x")]
 BROKEN = [path for path in SUITE if path.name.startswith("x")]
 
 
-def build(
-    *, ihdr: tuple = (2, 2, 8, 0, 0, 0, 0), idat: bytes | None = None, before: tuple = (), after: tuple = ()
-):
+def build(*, ihdr: tuple = (2, 2, 8, 0, 0, 0, 0), idat: bytes | None = None, before: tuple = (), after: tuple = ()):
     """A PNG file put together by hand; by default two rows of two grey pixels."""
     data = zlib.compress(b"\0\1\2\0\3\4") if idat is None else idat
     parts = [(b"IHDR", struct.pack(">IIBBBBB", *ihdr)), *before, (b"IDAT", data), *after, (b"IEND", b"")]
@@ -91,9 +89,7 @@ def test_broken_pngsuite_files_are_refused(path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in GOOD if path.name.startswith("basi")], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", [path for path in GOOD if path.name.startswith("basi")], ids=lambda path: path.stem)
 def test_interlacing_does_not_change_the_pixels(path: Path) -> None:
     assert read_image(path) == read_image(path.with_name(path.name.replace("basi", "basn")))
 
@@ -256,9 +252,7 @@ DAMAGED = {
     "data end too early": build(idat=GREY_LINE[:-8]),
     "data are damaged": build(idat=b"not deflated at all"),
     "unknown filter 5": build(idat=zlib.compress(b"\0\1\2\5\3\4")),
-    "no image data": SIGNATURE
-    + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 0, 0, 0, 0))
-    + chunk(b"IEND", b""),
+    "no image data": SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 0, 0, 0, 0)) + chunk(b"IEND", b""),
     "not begin with a header": SIGNATURE + chunk(b"IEND", b""),
     "header has 12 bytes": SIGNATURE + chunk(b"IHDR", bytes(12)),
     "interrupted": build(after=((b"tEXt", b"a\0b"), (b"IDAT", b""))),
@@ -298,9 +292,7 @@ def test_too_many_pixels_are_refused() -> None:
 
 
 def test_every_bit_flip_is_refused() -> None:
-    data = write_png(
-        Image.from_array(np.arange(12, dtype=np.uint8).reshape(2, 2, 3), metadata=Metadata(gamma=45455))
-    )
+    data = write_png(Image.from_array(np.arange(12, dtype=np.uint8).reshape(2, 2, 3), metadata=Metadata(gamma=45455)))
     for position in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[position // 8] ^= 1 << position % 8
@@ -337,9 +329,7 @@ def test_altered_chunks_never_escape_the_error_tree(path: Path, data: st.DataObj
     pieces, position = [], 8
     while position < len(source):
         (length,) = struct.unpack_from(">I", source, position)
-        pieces.append(
-            (source[position + 4 : position + 8], bytearray(source[position + 8 : position + 8 + length]))
-        )
+        pieces.append((source[position + 4 : position + 8], bytearray(source[position + 8 : position + 8 + length])))
         position += 12 + length
     _, payload = pieces[data.draw(st.integers(0, len(pieces) - 1))]
     if payload:

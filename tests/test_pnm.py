@@ -88,9 +88,7 @@ def test_refused(data: bytes) -> None:
 def test_pam_round_trip(data: st.DataObject, depth: int, channels: int) -> None:
     shape = (data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)), channels)
     top = (1 << depth) - 1
-    samples = data.draw(
-        arrays(np.uint8 if depth in PACKED_DEPTHS else np.uint16, shape, elements=st.integers(0, top))
-    )
+    samples = data.draw(arrays(np.uint8 if depth in PACKED_DEPTHS else np.uint16, shape, elements=st.integers(0, top)))
     image = Image(samples * np.uint8(255 // top) if depth in PACKED_DEPTHS else samples, depth)
     assert read_pnm(write_pnm(image, "pam")) == image
     if channels in (1, 3):
@@ -127,9 +125,7 @@ def test_pillow_agrees(kind: str, channels: int) -> None:
         assert np.array_equal(np.asarray(picture.convert("L" if channels == 1 else "RGB")), pixels.squeeze())
 
 
-@pytest.mark.parametrize(
-    ("kind", "channels", "depth"), [("pgm", 3, 8), ("ppm", 1, 8), ("pbm", 1, 8), ("pnm", 4, 8)]
-)
+@pytest.mark.parametrize(("kind", "channels", "depth"), [("pgm", 3, 8), ("ppm", 1, 8), ("pbm", 1, 8), ("pnm", 4, 8)])
 def test_what_a_kind_cannot_hold(kind: str, channels: int, depth: int) -> None:
     with pytest.raises(UsageError, match=f"{kind.upper()} file cannot hold"):
         write_pnm(Image(np.zeros((2, 2, channels), np.uint8), depth), kind)

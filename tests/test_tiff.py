@@ -59,9 +59,7 @@ def test_planes_apart() -> None:
 def test_packed_depths(depth: int) -> None:
     top = (1 << depth) - 1
     samples = noise(9, 13, top=top, dtype=np.uint8 if depth < 8 else np.uint16)
-    data = build(
-        samples.astype(bool) if depth == 1 else samples, bitspersample=depth, photometric="minisblack"
-    )
+    data = build(samples.astype(bool) if depth == 1 else samples, bitspersample=depth, photometric="minisblack")
     image = read_image(data)
     assert image.bit_depth == depth
     assert np.array_equal(image.pixels[:, :, 0], samples * (255 // top) if depth < 8 else samples)
@@ -101,9 +99,7 @@ def test_orientation_is_kept_as_exif() -> None:
     assert exif[274] == 6
 
 
-@pytest.mark.parametrize(
-    ("unit", "resolution", "density"), [(2, 300, 11811), (3, 100, 10000), (1, 300, None)]
-)
+@pytest.mark.parametrize(("unit", "resolution", "density"), [(2, 300, 11811), (3, 100, 10000), (1, 300, None)])
 def test_density(unit: int, resolution: int, density: int | None) -> None:
     data = build(noise(4, 6), resolution=(resolution, resolution), resolutionunit=unit)
     assert read_image(data).metadata.density == (density and (density, density, 1))
@@ -118,9 +114,7 @@ UNSUPPORTED = {
     "premultiplied": build(noise(20, 33, 4), photometric="rgb", extrasamples=["assocalpha"]),
     "lossy JPEG data": build(noise(20, 33, 3), photometric="ycbcr", compression="jpeg"),
     "compression 34712": build(noise(20, 33), compression="jpeg2000"),
-    "5 samples a pixel": build(
-        noise(20, 33, 5), photometric="rgb", planarconfig="contig", extrasamples=[0, 0]
-    ),
+    "5 samples a pixel": build(noise(20, 33, 5), photometric="rgb", planarconfig="contig", extrasamples=[0, 0]),
 }
 
 

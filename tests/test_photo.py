@@ -1,0 +1,323 @@
+"""The photo codec: the same bytes and the same pixels however the work is divided, or no pixels at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from gencodec.codec import photo, tiling
+from gencodec.codec.network import Network
+from gencodec.codec.tiling import Tiling
+from gencodec.errors import InvalidFile
+from gencodec.runtime import Model, list_models, load
+from gencodec.runtime.session import PROVIDERS, has_gpu
+
+Pixels = NDArray[np.uint8]
+
+
+def picture(height: int, width: int, colors: int = 3, seed: int = 0) -> Pixels:
+    """Gradients, an edge, flat and noisy parts."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    plane = 60 + 0.8 * x + 0.5 * y + 70 * (2 * x + y > width) + 6 * np.sin(x * y / 40)
+    noise = rng.normal(0, 4, (height, width, colors)) * (x > width // 3)[..., None]
+    return np.clip(plane[..., None] + 9 * np.arange(colors) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles and groups so small that little pictures have several."""
+    monkeypatch.setattr(tiling, "TILE", 16)
+    monkeypatch.setattr(tiling, "GROUP", 2)
+
+
+def assert_round_trip(pixels: Pixels, model: Model) -> None:
+    encoded = photo.encode(pixels, model)
+    decoded = photo.decode(encoded.payload, pixels.shape, model)  # type: ignore[arg-type]
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+# any size and content
+
+
+@pytest.mark.parametrize("colors", [1, 3])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(1, 1), (1, 2), (2, 1), (1, 90), (90, 1), (70, 2), (3, 70), (127, 129), (129, 20)],
+)
+def test_any_size_round_trips(tiny: Model, height: int, width: int, colors: int) -> None:
+    assert_round_trip(picture(height, width, colors), tiny)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(("height", "width"), [(33, 65), (50, 81), (100, 17), (17, 18), (64, 64)])
+def test_any_number_of_tiles_and_groups_round_trips(tiny: Model, height: int, width: int) -> None:
+    assert_round_trip(picture(height, width), tiny)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    hnp.arrays(
+        np.uint8,
+        st.tuples(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 3])),
+        elements=st.one_of(st.sampled_from([0, 255]), st.integers(0, 255)),
+    )
+)
+def test_any_content_round_trips(tiny: Model, pixels: Pixels) -> None:
+    assert_round_trip(pixels, tiny)
+
+
+@pytest.mark.parametrize("fill", [0, 255, 77])
+def test_flat_pictures_round_trip(tiny: Model, fill: int) -> None:
+    assert_round_trip(np.full((40, 50, 3), fill, np.uint8), tiny)
+
+
+def test_noise_round_trips(tiny: Model) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    assert_round_trip(pixels, tiny)
+
+
+def test_pixels_need_not_be_contiguous(tiny: Model) -> None:
+    pixels = picture(40, 60)
+    turned = pixels.transpose(1, 0, 2)[::-1]
+    assert photo.encode(turned, tiny).payload == photo.encode(np.ascontiguousarray(turned), tiny).payload
+
+
+def test_the_payload_is_as_long_as_estimated(tiny: Model) -> None:
+    pixels = picture(128, 128)  # a third of it flat
+    encoded = photo.encode(pixels, tiny)
+    size = 8 * len(encoded.payload)
+    assert encoded.estimate_bits < size < encoded.estimate_bits * 1.005 + 8 * 24
+
+
+def test_progress_rises_to_one(tiny: Model, small_tiles: None) -> None:
+    pixels, seen = picture(60, 70), [[], []]
+    payload = photo.encode(pixels, tiny, progress=seen[0].append).payload
+    photo.decode(payload, pixels.shape, tiny, progress=seen[1].append)  # type: ignore[arg-type]
+    for values in seen:
+        assert len(values) > 1
+        assert values == sorted(values)
+        assert values[-1] == 1
+
+
+# bit-exactness
+
+Setting = Callable[[pytest.MonkeyPatch], dict[str, object]]
+
+
+def _bands_of(pixels: int) -> Setting:
+    def setting(patch: pytest.MonkeyPatch) -> dict[str, object]:
+        patch.setattr(photo, "BAND", pixels)
+        return {"threads": 1}
+
+    return setting
+
+
+def _whole_tiles_at_once(patch: pytest.MonkeyPatch) -> dict[str, object]:
+    patch.setattr(photo, "BAND", 1 << 20)
+    return {"threads": 4, "optimize": False}
+
+
+def _in_small_calls(patch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Every call of the network is split into parts of 37 positions."""
+    whole = Network._run
+
+    def run(self: Network, stage: int, *arrays: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        positions = arrays[0].shape[1]
+        parts = [whole(self, stage, *(a[:, first : first + 37] for a in arrays)) for first in range(0, positions, 37)]
+        return [np.concatenate(part, 1) for part in zip(*parts, strict=True)]
+
+    patch.setattr(Network, "_run", run)
+    return {"threads": 1}
+
+
+SETTINGS: dict[str, Setting] = {
+    "one thread": lambda patch: {"threads": 1},
+    "three threads": lambda patch: {"threads": 3},
+    "unoptimized": lambda patch: {"threads": 1, "optimize": False},
+    "a row at a time": _bands_of(1),
+    "tiles at once, unoptimized, four threads": _whole_tiles_at_once,
+    "in small calls": _in_small_calls,
+}
+
+
+def written_and_read(
+    model: Path | str, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> tuple[set[bytes], list[str]]:
+    """What all settings write, and the settings that read another picture than was written."""
+    payloads: set[bytes] = set()
+    for setting in SETTINGS.values():
+        with monkeypatch.context() as patch:
+            options = setting(patch)
+            payloads.add(photo.encode(pixels, load(model, device="cpu", **options)).payload)  # type: ignore[arg-type]
+    wrong = []
+    for name, setting in SETTINGS.items():
+        with monkeypatch.context() as patch:
+            reader = load(model, device="cpu", **setting(patch))  # type: ignore[arg-type]
+            for payload in payloads:
+                if not np.array_equal(photo.decode(payload, pixels.shape, reader), pixels):  # type: ignore[arg-type]
+                    wrong.append(name)
+    return payloads, wrong
+
+
+@pytest.mark.parametrize(("height", "width", "colors"), [(61, 75, 3), (40, 33, 1)])
+@pytest.mark.usefixtures("small_tiles")
+def test_every_setting_writes_the_same_bytes_and_reads_them(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int, colors: int
+) -> None:
+    payloads, wrong = written_and_read(tiny_file, picture(height, width, colors), monkeypatch)
+    assert len(payloads) == 1
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", [card.name for card in list_models() if card.family == "photo"])
+def test_models_that_ship_are_exact_in_every_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    payloads, wrong = written_and_read(name, picture(70, 140), monkeypatch)
+    assert len(payloads) == 1
+    assert not wrong
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not has_gpu(), reason="there is no CUDA device")
+@pytest.mark.parametrize("name", ["tiny", *(card.name for card in list_models() if card.family == "photo")])
+def test_cuda_and_cpu_write_the_same_bytes_and_read_each_other(name: str, tiny_file: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    model = tiny_file if name == "tiny" else name
+    cpu, cuda = load(model, threads=1, device="cpu"), load(model, device="cuda")
+    for pixels in (picture(150, 260), picture(64, 50, 1), picture(40, 40, seed=3)):
+        payload = photo.encode(pixels, cpu).payload
+        assert photo.encode(pixels, cuda).payload == payload
+        for reader in (cpu, cuda):
+            np.testing.assert_array_equal(photo.decode(payload, pixels.shape, reader), pixels)  # type: ignore[arg-type]
+
+
+# regions
+
+REGIONS = [
+    (0, 0, 1, 1),
+    (80, 49, 1, 1),
+    (0, 0, 81, 50),
+    (30, 20, 10, 10),
+    (31, 31, 2, 2),
+    (5, 0, 3, 50),
+    (70, 3, 11, 30),
+]
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("region", REGIONS)
+def test_a_region_is_the_crop(tiny: Model, region: tuple[int, int, int, int]) -> None:
+    pixels = picture(50, 81)
+    payload = photo.encode(pixels, tiny).payload
+    x, y, width, height = region
+    found = photo.decode(payload, (50, 81, 3), tiny, region=region)
+    np.testing.assert_array_equal(found, pixels[y : y + height, x : x + width])
+    assert found.flags.c_contiguous
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("region", REGIONS)
+def test_a_region_needs_only_its_groups(
+    tiny: Model, region: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = picture(50, 81)
+    payload = photo.encode(pixels, tiny).payload
+    x, y, width, height = region
+    groups = list(Tiling.of(81, 50).groups())
+    assert len(groups) == 6
+    needed = sum(tiling.Box(x, y, width, height).overlaps(group) for group in groups)
+    read: list[bytes] = []
+    whole = photo.IntervalCoder.from_bytes
+
+    def counted(data: bytes) -> photo.IntervalCoder:
+        read.append(data)
+        return whole(data)
+
+    monkeypatch.setattr(photo.IntervalCoder, "from_bytes", counted)
+    photo.decode(payload, (50, 81, 3), tiny, region=region)
+    assert len(read) == needed
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_damage_elsewhere_does_not_reach_a_region(tiny: Model) -> None:
+    pixels = picture(50, 81)
+    payload = bytearray(photo.encode(pixels, tiny).payload)
+    payload[-20] ^= 4
+    found = photo.decode(bytes(payload), (50, 81, 3), tiny, region=(0, 0, 30, 20))
+    np.testing.assert_array_equal(found, pixels[:20, :30])
+
+
+# damage
+
+
+def outcome(payload: bytes, shape: tuple[int, int, int], model: Model) -> Pixels | None:
+    """The pixels that a damaged payload gives, or None where it is refused."""
+    try:
+        return photo.decode(payload, shape, model)
+    except InvalidFile:
+        return None
+
+
+@pytest.fixture(scope="module")
+def valid(tiny: Model) -> bytes:
+    """A payload of 24 x 40 pixels in several groups."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiling, "TILE", 8)
+        patch.setattr(tiling, "GROUP", 2)
+        return photo.encode(picture(24, 40), tiny).payload
+
+
+def test_truncation_is_refused_wherever_it_is(tiny: Model, valid: bytes) -> None:
+    for length in [*range(40), *range(40, len(valid), 61), len(valid) - 1]:
+        assert outcome(valid[:length], (24, 40, 3), tiny) is None, length
+
+
+def test_words_too_many_are_refused(tiny: Model, valid: bytes) -> None:
+    for more in (b"\0", b"\0\0\0\0", b"\1\0\0\0", b"\1\2\3\4\5\6\7\x08"):
+        assert outcome(valid + more, (24, 40, 3), tiny) is None
+
+
+@pytest.mark.parametrize("shape", [(24, 41, 3), (25, 40, 3), (24, 40, 1), (1, 1, 3), (24, 39, 3), (3000, 40, 3)])
+def test_another_shape_than_was_coded_is_refused(tiny: Model, valid: bytes, shape: tuple[int, int, int]) -> None:
+    assert outcome(valid, shape, tiny) is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_flipped_bits_never_give_the_right_picture_or_another_error(
+    tiny: Model, valid: bytes, data: st.DataObject
+) -> None:
+    damaged = bytearray(valid)
+    for bit in data.draw(st.sets(st.integers(0, 8 * len(valid) - 1), min_size=1, max_size=4)):
+        damaged[bit // 8] ^= 1 << bit % 8
+    found = outcome(bytes(damaged), (24, 40, 3), tiny)
+    assert found is None or not np.array_equal(found, picture(24, 40))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.binary(max_size=300), st.tuples(st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 3])))
+def test_any_bytes_are_pixels_or_refused(tiny: Model, data: bytes, shape: tuple[int, int, int]) -> None:
+    found = outcome(photo.HEADER.pack(16, 16, 1, 2) + data, shape, tiny)
+    assert found is None or found.shape == shape
+    outcome(data, shape, tiny)
+
+
+def test_models_of_other_families_are_refused(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    for metadata in ({"gencodec.family": "flow"}, {"gencodec.family": "photo", "gencodec.config": "{}"}):
+        with monkeypatch.context() as patch:
+            patch.setattr(tiny, "file", replace(tiny.file, metadata={**tiny.file.metadata, **metadata}))
+            patch.delitem(vars(tiny), "config", raising=False)
+            with pytest.raises(InvalidFile):
+                Network(tiny)
+    assert Network(tiny).geometry.lag == 3

@@ -1,0 +1,93 @@
+"""Tiles and groups: every pixel once, sides even and alike, and nothing that a damaged file may claim."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gencodec.codec import tiling
+from gencodec.codec.tiling import GROUP, LARGEST_TILE, TILE, Box, Tiling
+from gencodec.errors import InvalidFile
+
+sides = st.one_of(st.integers(1, 300), st.integers(1, 3000), st.sampled_from([127, 128, 129, 1024, 1025]))
+
+
+def cover(outer: Box, parts: list[Box]) -> None:
+    """Assert that the parts fill the outer rectangle, each place once."""
+    count = np.zeros((outer.height, outer.width), np.uint8)
+    for part in parts:
+        assert part.width >= 1
+        assert part.height >= 1
+        assert outer.x <= part.x
+        assert outer.y <= part.y
+        count[part.y - outer.y : part.y - outer.y + part.height, part.x - outer.x :][:, : part.width] += 1
+    assert (count == 1).all()
+    assert sum(part.width * part.height for part in parts) == outer.width * outer.height
+
+
+@settings(deadline=None, max_examples=60)
+@given(sides, sides)
+def test_groups_and_tiles_cover_every_pixel_once(width: int, height: int) -> None:
+    tiles = Tiling.of(width, height)
+    groups = list(tiles.groups())
+    cover(Box(0, 0, width, height), groups)
+    for group in groups:
+        parts = list(tiles.tiles(group))
+        cover(group, parts)
+        assert len(parts) <= GROUP * GROUP
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 200_000), st.integers(1, 200_000))
+def test_tiles_are_as_even_as_can_be(width: int, height: int) -> None:
+    tiles = Tiling.of(width, height)
+    for side, tile, group in (
+        (width, tiles.tile_width, tiles.group_columns),
+        (height, tiles.tile_height, tiles.group_rows),
+    ):
+        assert 1 <= tile <= min(TILE, side)
+        assert tile % 2 == 0 or tile == side
+        assert ceil(side / tile) == ceil(side / TILE)  # no more of them than need be
+        assert group <= GROUP
+        assert ceil(side / (tile * group)) == ceil(side / (TILE * GROUP))
+
+
+def test_a_small_picture_is_one_tile() -> None:
+    assert Tiling.of(127, 33) == Tiling(127, 33, 127, 33, 1, 1)
+    assert list(Tiling.of(127, 33).groups()) == [Box(0, 0, 127, 33)]
+
+
+def test_tiles_and_groups_go_row_by_row() -> None:
+    tiles = Tiling(7, 5, 2, 2, 2, 2)
+    assert list(tiles.groups()) == [Box(0, 0, 4, 4), Box(4, 0, 3, 4), Box(0, 4, 4, 1), Box(4, 4, 3, 1)]
+    assert list(tiles.tiles(Box(4, 0, 3, 4))) == [Box(4, 0, 2, 2), Box(6, 0, 1, 2), Box(4, 2, 2, 2), Box(6, 2, 1, 2)]
+
+
+def test_sizes_may_be_chosen_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "TILE", 16)
+    monkeypatch.setattr(tiling, "GROUP", 2)
+    assert Tiling.of(70, 16) == Tiling(70, 16, 14, 16, 2, 1)
+
+
+@pytest.mark.parametrize("size", [0, LARGEST_TILE + 1, 65535])
+@pytest.mark.parametrize("place", range(4))
+def test_absurd_sizes_are_refused(size: int, place: int) -> None:
+    sizes = [128, 128, 8, 8]
+    sizes[place] = size
+    with pytest.raises(InvalidFile, match=r"damaged: (tiles|groups) of"):
+        Tiling(1000, 1000, *sizes)
+
+
+boxes = st.builds(Box, st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), st.integers(1, 6))
+
+
+@given(boxes, boxes)
+def test_boxes_overlap_where_they_share_a_pixel(a: Box, b: Box) -> None:
+    def pixels(box: Box) -> set[tuple[int, int]]:
+        return {(x, y) for x in range(box.x, box.x + box.width) for y in range(box.y, box.y + box.height)}
+
+    assert a.overlaps(b) == b.overlaps(a) == bool(pixels(a) & pixels(b))
