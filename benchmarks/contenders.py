@@ -8,14 +8,11 @@ from dataclasses import dataclass
 
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import features
 
 import gencodec
-
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-"""Samples (height, width, channels)."""
+from gencodec.codec.image import Pixels
 
 REFERENCE = "JPEG XL e7"
 """The codec that sizes and speeds are given relative to."""

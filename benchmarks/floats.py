@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import Pixels
 from sets import Picture, images, say
 
+from gencodec.codec.image import Pixels
 from gencodec.codec.tiling import Tiling
 from gencodec.models.data import COLOR_ORDER
 from gencodec.models.photo import Photo

@@ -10,11 +10,13 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 import process
-from contenders import Contender, Pixels
+from contenders import Contender
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageOps
 from sets import code, images, say
+
+from gencodec.codec.image import Pixels
 
 CELL = (1536, 1024)
 NOISE = 1.5

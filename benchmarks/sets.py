@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from contenders import REFERENCE, Contender, Pixels, same
+from contenders import REFERENCE, Contender, same
 
 import gencodec
 from gencodec.codec import formats
+from gencodec.codec.image import Pixels
 
 
 @dataclass(frozen=True)

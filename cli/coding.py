@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gencodec.cli import failures, files, progress, stdout
-from gencodec.cli.options import Device, Force, ForeignModel, Json, Output, OutputDir, Quiet, Sources, Threads
+from gencodec.cli.options import (
+    Device,
+    Force,
+    ForeignModel,
+    Json,
+    Output,
+    OutputDir,
+    Quiet,
+    Sources,
+    Threads,
+    check_model,
+)
 from gencodec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +49,9 @@ def compress(
     output: Output = None,
     output_dir: OutputDir = None,
     force: Force = False,
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="A name of `gencodec models`, or an ONNX file.")] = "photo",
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="A name of `gencodec models`, or an ONNX file.")
+    ] = "photo",
     force_lossy_source: Annotated[
         bool,
         typer.Option("--force-lossy-source", help="Take JPEG and other lossy files: keeps their pixels."),
@@ -50,10 +63,9 @@ def compress(
 ) -> None:
     """Write images as .gnc files: img.png becomes img.png.gnc."""
     jobs = files.plan(sources, output, output_dir, files.compressed_name)
-    from gencodec import runtime
     from gencodec.codec import api, formats
 
-    runtime.find_model(model)  # a wrong name is one usage error, not one failure a file
+    check_model(model)
     _prepare(jobs, output_dir, as_json)
     encode = partial(api.compress, model=model, threads=threads, device=device)
 
@@ -91,11 +103,9 @@ def decompress(
 ) -> None:
     """Write .gnc files as images again: img.png.gnc becomes img.png."""
     part = None if region is None else parse_region(region)
-    from gencodec import runtime
     from gencodec.codec import api, formats
 
-    if model is not None:
-        runtime.find_model(model)
+    check_model(model)
 
     chosen = None if image_format is None else formats.format_of(f"image.{image_format}")
     jobs = files.plan(sources, output, output_dir, partial(files.decompressed_name, image_format=chosen))

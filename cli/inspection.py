@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gencodec.cli import failures, files, progress, stdout
-from gencodec.cli.options import Device, ForeignModel, Json, Quiet, Sources, Threads
+from gencodec.cli.options import Device, ForeignModel, Json, Quiet, Sources, Threads, check_model
 
 if TYPE_CHECKING:
     from gencodec.codec.api import FileInfo, SectionInfo
@@ -24,6 +24,8 @@ LAYOUTS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA"}
 def info(sources: Sources, model: ForeignModel = None, as_json: Json = False) -> None:
     """Show what .gnc files hold, without decoding them."""
     from gencodec.codec import api
+
+    check_model(model)
 
     def work(source: str) -> None:
         found = api.info(files.read(source), model=model)
@@ -42,6 +44,8 @@ def verify(
 ) -> None:
     """Decode .gnc files fully and check every checksum."""
     from gencodec.codec import api
+
+    check_model(model)
 
     def work(source: str) -> None:
         data = files.read(source)

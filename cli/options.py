@@ -26,3 +26,11 @@ ForeignModel = Annotated[
 Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, or an ONNX Runtime provider's name.")
 ]
+
+
+def check_model(model: str | None) -> None:
+    """Raise UsageError for a wrong model: one error, not one failure a file."""
+    from gencodec import runtime
+
+    if model is not None:
+        runtime.find_model(model)

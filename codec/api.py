@@ -77,7 +77,8 @@ def compress(
 
     `image`: an Image; an array of shape (H, W) or (H, W, C) and dtype bool, uint8 or uint16; or an image
     file as a path, an open binary file or bytes. `model` is a model's name, or the path of an exported ONNX
-    file. `allow_lossy` takes image files of lossy formats too. `progress` is called with the share done, 0 to 1. Raises GencodecError on what cannot be coded.
+    file. `allow_lossy` takes image files of lossy formats too. `progress` is called with the share done,
+    0 to 1. Raises GencodecError on what cannot be coded.
     """
     from gencodec import runtime
 

@@ -23,16 +23,16 @@ coders, which write them as a palette."""
 
 # The probe factors. Evidence, all as (WebP at quality 100, method 6) / (the quick WebP):
 #   quality 20, method 1, of b bytes a raw byte: 0.83 to 0.98 on 37 photographs of Kodak and gb82, growing
-#     with b; 0.75 + 0.28 b, the bound used here, was below every one of them, and is capped for pictures
+#     with b; 0.765 + 0.28 b, the bound used here, was below every one of them, and is capped for pictures
 #     that are mostly noise. Where runs of pixels recur (FEW_REPEATS) the bound does not hold: 0.57 to 0.86
 #     on screenshots.
 #   quality 75, method 2: 0.95 to 0.99 on 18 of the same photographs, 0.92 to 0.99 on 14 grey ones,
 #     screenshots and renders.
-# The neural codec, taken as 0.97 of JPEG XL at effort 7, is 0.77 to 0.91 of the first on photographs, and
-# below the bound on all of them, so that a photograph costs one probe, of 9 MP/s on one core.
-QUICK_FACTOR = 0.75
+# The neural codec, taken as 0.97 of JPEG XL at effort 7, is below the bound on most photographs, which then
+# cost one probe, of 9 MP/s on one core; the others cost a second one, of 2.7 MP/s.
+QUICK_FACTOR = 0.765
 QUICK_SLOPE = 0.28
-QUICK_MOST = 0.9
+QUICK_MOST = 0.91
 CLOSE_FACTOR = 0.91
 
 PROBED_PIXELS = 1 << 15

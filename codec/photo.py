@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from gencodec.errors import InvalidFile
 if TYPE_CHECKING:
     from gencodec.runtime import Model
 
+T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 Index = NDArray[np.int64]
 Intervals = NDArray[np.int32]
@@ -230,26 +231,20 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
     codec = PhotoCodec(model.serial)
     streams, bits = [], 0.0
     with ThreadPoolExecutor(model.threads) as pool:
-        waiting: deque[tuple[Schedule, list[Future[Intervals]]]] = deque()
 
-        def finish() -> None:
-            nonlocal bits
-            schedule, jobs = waiting.popleft()
-            stream, estimate = codec.push(schedule, [job.result() for job in jobs])
-            streams.append(stream)
-            bits += estimate
-            if progress:
-                progress(len(streams) / len(groups))
+        def begun(group: Box) -> tuple[Schedule, list[Future[Intervals]]]:
+            schedule = Schedule.of(list(tiling.tiles(group)), codec.network.geometry.lag)
+            extent = (schedule.height, schedule.width)
+            return schedule, [pool.submit(codec.intervals, pixels, tile, extent) for tile in schedule.tiles]
 
         try:
-            for group in groups:
-                schedule = Schedule.of(list(tiling.tiles(group)), codec.network.geometry.lag)
-                extent = (schedule.height, schedule.width)
-                jobs = [pool.submit(codec.intervals, pixels, tile, extent) for tile in schedule.tiles]
-                waiting.append((schedule, jobs))
-                if len(waiting) > 1:  # while one group is pushed, the next one's tiles are computed
-                    finish()
-            finish()
+            # while one group is pushed, the next one's tiles are computed
+            for schedule, jobs in one_ahead(map(begun, groups)):
+                stream, estimate = codec.push(schedule, [job.result() for job in jobs])
+                streams.append(stream)
+                bits += estimate
+                if progress:
+                    progress(len(streams) / len(groups))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -257,6 +252,16 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
     # the last stream ends where the section does
     lengths = b"".join(LENGTH.pack(len(stream)) for stream in streams[:-1])
     return Encoded(header + lengths + b"".join(streams), bits)
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, each taken from its source one turn before it is given."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def decode(

@@ -123,7 +123,8 @@ class Wavefront:
         self.pixels.buffer[...] = BEGINNING
         self.pixels.buffer[:, :, :, : g.above] = MISSING
         back = max(*(g.lag * up - dx for up, dx in g.trace_at), g.row_pool, g.pool_columns)
-        self.traces = History(1 + g.traces, tiles, rows, above=g.above, past=back)
+        highest = max(up for up, _ in g.trace_at)
+        self.traces = History(1 + g.traces, tiles, rows, above=highest, past=back)
         self.slope = g.lag - 1
         back = 1 + self.slope * g.pool_rows
         self.runs = History(1 + g.energies, tiles, rows, above=1 + g.pool_rows, past=back)
@@ -191,7 +192,7 @@ class Wavefront:
             )
         kept = self.traces.at(step, lanes)
         kept[0] = valid
-        np.multiply(trace.reshape(-1, *extent), valid, out=kept[1:])
+        np.multiply(trace.reshape(len(trace), *extent), valid, out=kept[1:])
         self._extend_runs(step)
 
     def put_nothing(self, step: int, lanes: slice) -> None:

@@ -7,6 +7,7 @@ proved of each weighted sum is kept in `proof`, for the reader to check again.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,7 +54,8 @@ class ExactGraph:
     def constant(self, array: NDArray[np.generic], name: str | None = None) -> str:
         """Add an initializer; equal unnamed ones are shared."""
         if name is None:
-            name = f"constant_{array.dtype}_{'x'.join(map(str, array.shape))}_{abs(hash(array.tobytes())):x}"
+            digest = hashlib.sha256(array.tobytes()).hexdigest()[:16]
+            name = f"constant_{array.dtype}_{'x'.join(map(str, array.shape))}_{digest}"
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
@@ -77,6 +79,8 @@ class ExactGraph:
         self, layer: str, x: Value, weight: Integers, bias: Integers, exponents: Integers, target: Value
     ) -> Value:
         """`clip(floor((W x + b) * 2**(target.bits - exponents)))`; only ranges and bits of `target` are read."""
+        if (widest := int(np.abs(weight).max())) >= 1 << 15:
+            raise InexactGraph(f"layer {layer} cannot be proved exact: a weight of {widest} does not fit into 16 bits")
         worst = np.abs(weight) @ x.magnitude + np.abs(bias)
         if (row := int(worst.argmax())) >= 0 and worst[row] >= EXACT_LIMIT:
             raise InexactGraph(
@@ -159,7 +163,7 @@ class ExactGraph:
         """`clip(floor(total / count))` for a nonnegative total and a positive count of zero bits."""
         total, count = self.solid(total), self.solid(count)
         # a quotient below an integer is so by 1 / count at least, which its rounding must not bridge
-        if (total.low < 0).any() or (count.low < 1).any() or int(total.high.max()) >= 1 << 22:
+        if (total.low < 0).any() or (count.low < 1).any() or count.bits.any() or int(total.high.max()) >= 1 << 22:
             raise InexactGraph(f"layer {layer} cannot be proved exact: the quotient's ranges are too wide")
         shift = target.bits - total.bits
         if shift.any():

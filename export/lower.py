@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from gencodec.errors import InexactGraph
-from gencodec.export.exact import ExactGraph
+from gencodec.export.exact import EXACT_LIMIT, ExactGraph
 from gencodec.export.values import Value, joined, uniform
 from gencodec.models.quantize import ExactLinear, Group, Mean, Snap, Table
 
@@ -46,6 +47,7 @@ class Lowering(fx.Interpreter):
         super().__init__(traced)
         self.exact, self.name = graph, name
         self.layer = name
+        self.extra_traceback = False  # errors keep their one sentence
 
     def run_node(self, n: fx.Node) -> Any:
         self.layer = f"{self.name}.{n.target if n.op == 'call_module' else n.name}"
@@ -65,10 +67,11 @@ class Lowering(fx.Interpreter):
         raise InexactGraph(f"layer {self.layer} cannot be proved exact: {type(module).__name__} is not supported")
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not any(isinstance(leaf, Value) for leaf in _flat(args)):
+        if not any(isinstance(leaf, Value | Negative) for leaf in _flat(args)):
             return target(*args, **kwargs)
         rule = _RULES.get(target)
-        if rule is None:
+        conditional = any(isinstance(leaf, Negative) for leaf in _flat(args))
+        if rule is None or conditional != (target is torch.where):
             raise InexactGraph(f"layer {self.layer} cannot be proved exact: {target} is not supported")
         return rule(self, *args, **kwargs)
 
@@ -80,6 +83,11 @@ class Lowering(fx.Interpreter):
         self.check_grid(x, module.sources)
         with torch.no_grad():
             exponents = module.scale_bits()
+            if not torch.isfinite(exponents).all():
+                raise InexactGraph(
+                    f"layer {self.layer} cannot be proved exact: the roundings of its weights alone can sum up to "
+                    f"{int(module.reach.sum()) // 2}, the limit is {EXACT_LIMIT}"
+                )
             unit = torch.exp2(exponents)
             weight = (module.weight * (module.steps * unit[:, None])).round()
             bias = (module.bias * unit).round()
@@ -157,13 +165,22 @@ def _sum(run: Lowering, x: Value, dim: int, keepdim: bool = False) -> Value:
     return run.exact.row_sum(run.layer, x)
 
 
-def _less(run: Lowering, x: Value, limit: float) -> Value:
-    _require(run, limit == 0, "only comparisons with zero are supported")
-    return x
+@dataclass(frozen=True)
+class Negative:
+    """The condition that a value is below zero; only `where` takes it."""
+
+    value: Value
+
+
+def _less(run: Lowering, x: Value, limit: float) -> Negative:
+    _require(run, not isinstance(limit, Value) and limit == 0, "only comparisons with zero are supported")
+    return Negative(x)
 
 
 def _clamp(run: Lowering, x: Value, low: float, high: float) -> Value:
-    lowest, highest = (np.rint(v * np.exp2(x.bits.astype(float))).astype(np.int64) for v in (low, high))
+    scaled = [v * np.exp2(x.bits.astype(float)) for v in (low, high)]
+    _require(run, all((s == np.rint(s)).all() for s in scaled), "the ends of its range are no points of the grid")
+    lowest, highest = (s.astype(np.int64) for s in scaled)
     return run.exact.clipped(run.exact.solid(x).name, Value("", lowest, highest, x.bits))
 
 
@@ -171,8 +188,8 @@ def _absolute(run: Lowering, x: Value) -> Value:
     return run.exact.absolute(x)
 
 
-def _where(run: Lowering, test: Value, chosen: Value | float, otherwise: Value | float) -> Value:
-    return run.exact.where_negative(run.layer, test, _value(run, chosen), _value(run, otherwise))
+def _where(run: Lowering, test: Negative, chosen: Value | float, otherwise: Value | float) -> Value:
+    return run.exact.where_negative(run.layer, test.value, _value(run, chosen), _value(run, otherwise))
 
 
 def _require(run: Lowering, condition: bool, reason: str) -> None:

@@ -26,6 +26,8 @@ def check(file: OnnxFile) -> int:
         stated = {layer["layer"]: int(layer["worst"]) for layer in layers}
     except (KeyError, ValueError, TypeError) as error:
         raise InexactGraph("the model carries no proof that it is exact; export it with gencodec") from error
+    if not worst:
+        raise InexactGraph("the model carries no proof that it is exact; export it with gencodec")
     for layer, value in worst.items():
         if value >= EXACT_LIMIT:
             raise InexactGraph(f"layer {layer} is not exact: its sums can reach {value}, the limit is {EXACT_LIMIT}")

@@ -50,7 +50,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="photo-base.1",
         wire_id=1,
-        sha256="547bed175313e08e9d24625f94dd5e42afa46ac96a92ef487969f9a063011466",
+        sha256="b1b2c8c721e576cb6d4060cbd1f85ec954321a631cc3b884b66a70cb0892c244",
         file=WEIGHTS / "photo-base.1.onnx",
         summary="lossless photographs: a causal network over decoded neighbors, 29 thousand weights",
         licence="Apache-2.0",

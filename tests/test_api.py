@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 import gencodec
-from gencodec import Image, InvalidFile, Metadata, UsageError
-from gencodec.codec import choice, ordinary
+from gencodec import Image, InvalidFile, Metadata, UnknownModel, UsageError
+from gencodec.codec import api, choice, ordinary
 from gencodec.codec.container import Coder, SectionKind
 from tests.stand_in import StandIn, real_model_exists
 
@@ -249,3 +250,42 @@ def test_import_is_light() -> None:
     lazy = "gencodec.compress; assert 'torch' not in sys.modules"
     code = f"import sys, gencodec; assert not {heavy}; {lazy}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parent.parent)
+
+
+@pytest.mark.skipif(not real_model_exists(), reason="no model is registered yet")
+def test_exported_models_code_without_being_installed(tmp_path: Path) -> None:
+    """A file coded by a model that does not ship needs that model's ONNX file, and decodes with it."""
+    from gencodec import runtime
+    from gencodec.codec import photo as neural_codec
+    from gencodec.codec.container import Container, ModelRef, Section, write
+
+    own = tmp_path / "own.onnx"
+    note = b"\x32\x03own"  # field 6 of ModelProto, doc_string: other bytes, the same network
+    own.write_bytes(runtime.find_model("photo").file.read_bytes() + note)
+    model, pixels = runtime.load(runtime.find_model(own)), photo(40, 50, 3)
+    reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
+    section = Section(SectionKind.COLOR, Coder.MODEL, neural_codec.encode(pixels, model).payload, reference)
+    data = write(Container(50, 40, 3, 8, ordinary.checksum(pixels), (section,)))
+    assert gencodec.info(data).model is None
+    with pytest.raises(UnknownModel, match="--model"):
+        gencodec.decompress(data)
+    np.testing.assert_array_equal(gencodec.decompress(data, model=str(own)).pixels, pixels)
+    assert gencodec.verify(data, model=str(own)).model == str(own)
+
+
+@pytest.mark.skipif(not real_model_exists(), reason="no model is registered yet")
+def test_missing_weights_are_no_fault_of_the_image(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(gencodec.GencodecError) as caught:
+        gencodec.compress(photo(64, 64, 3), model=str(tmp_path / "broken.onnx"))
+    assert caught.value.exit_code == 1
+
+
+def test_threads_are_no_more_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gencodec import runtime
+
+    asked: list[int | None] = []
+    monkeypatch.setattr(runtime, "load", lambda *_, threads, **__: asked.append(threads), raising=False)
+    for threads in (None, 1, 100_000):
+        api._load_model(runtime.list_models()[0], threads, "cpu")
+    assert asked == [None, 1, os.cpu_count()]

@@ -244,6 +244,8 @@ def test_devices_stay_devices(picture: Path) -> None:
         (["decompress", "a.gnc", "--region", "0,0,0,5"], "--region"),
         (["decompress", "a.gnc", "--format", "jpg"], ".jpg"),
         (["decompress", "a.gnc", "-o", "a.jpg"], ".jpg"),
+        (["decompress", "a.gnc", "--model", "none.onnx"], "none.onnx"),
+        (["verify", "a.gnc", "--model", "none.onnx"], "none.onnx"),
         (["models", "nonsense"], "nonsense"),
     ],
 )
@@ -269,6 +271,18 @@ def test_invalid_file(folder: Path, name: str) -> None:
     assert result.stderr.startswith("gencodec: bad.gnc: ")
     assert result.stderr.count("\n") == 1
     assert [path.name for path in folder.iterdir()] == ["bad.gnc"]
+
+
+def test_output_without_a_folder_is_refused_before_any_work(picture: Path) -> None:
+    result = gencodec("compress", picture, "-o", "none/a.gnc")
+    reason = f"there is no folder {Path('none').resolve()} to write to"
+    assert (result.exit_code, result.stderr) == (1, f"gencodec: a.png: {reason}\n")
+
+
+def test_compressed_twice(coded: Path) -> None:
+    result = gencodec("compress", coded)
+    assert result.exit_code == 3
+    assert "already a .gnc file" in result.stderr
 
 
 def test_damaged_file(coded: Path) -> None:
@@ -351,6 +365,7 @@ def test_json_of_models() -> None:
     cards = records(gencodec("models", "--json"))
     assert cards
     assert all({"name", "wire_id", "sha256"} <= set(card) for card in cards)
+    assert all("/" not in str(card["file"]) for card in cards)
     assert records(gencodec("models", cards[0]["name"], "--json")) == cards[:1]
 
 
@@ -472,7 +487,10 @@ def test_full_disk_leaves_nothing(picture: Path) -> None:
 
 def test_full_device(picture: Path) -> None:
     result = gencodec("compress", picture, "-o", "/dev/full")
-    assert (result.exit_code, result.stderr) == (1, "gencodec: a.png: /dev/full cannot be written: No space left on device\n")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "gencodec: a.png: /dev/full cannot be written: No space left on device\n",
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "a.png.gnc"], ["compress", "a.png", "-o", "-"]])

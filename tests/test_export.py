@@ -368,7 +368,7 @@ def smooth_picture(height: int, width: int, noise: float, seed: int) -> NDArray[
 def test_the_codecs_bits_are_those_of_the_exact_torch_network(
     tiny_photo: Photo, tiny: Model, height: int, width: int, noise: float
 ) -> None:
-    """Within 0.05 %, which is the tables' rounding; a pixel in a wrong context costs more."""
+    """Within 0.05 % or three bits, which is the tables' rounding; a pixel in a wrong context costs more."""
     pixels = smooth_picture(height, width, noise, seed=height)
     tiling = Tiling.of(width, height)
     set_exact(tiny_photo, True)
@@ -380,4 +380,4 @@ def test_the_codecs_bits_are_those_of_the_exact_torch_network(
             with torch.no_grad():
                 expected += float(tiny_photo(x).double().sum())
     found = photo_codec.encode(pixels, tiny).estimate_bits
-    assert found == pytest.approx(expected, rel=5e-4)
+    assert found == pytest.approx(expected, rel=5e-4, abs=3)
