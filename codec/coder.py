@@ -26,6 +26,20 @@ _QUANTILE = _stream.model.Uniform(TOTAL)
 Index = NDArray[np.int64]
 
 
+def _narrowed(length: Index) -> Index:
+    """The sizes that are popped for intervals of `length`: long ones are cut by up to 0.4 %.
+
+    A uniform model of a size that hardly divides 2**24 gives its last number up to 256 times its share, which in
+    runs of predictable symbols costs more than the symbols do; of `2**24 // k` numbers the last is like the others.
+    """
+    return np.where(length < LONG, length, PRECISION // -(-PRECISION // length))
+
+
+NARROWED = _narrowed(np.arange(1, TOTAL + 1, dtype=np.int64))
+NARROWED = np.concatenate([[0], NARROWED])
+"""The size popped for an interval of each length."""
+
+
 class IntervalCoder:
     """A stack of symbols: what is pushed last is popped first. Blocks are pushed and popped as wholes."""
 
@@ -59,7 +73,7 @@ class IntervalCoder:
 
     def restore(self, rest: Index, length: Index) -> None:
         """Finish popping: give back where within their intervals the quantiles lay."""
-        length = narrowed(length)
+        length = NARROWED.take(length)
         if (rest >= length).any():
             raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
         open_ = length > 1
@@ -68,19 +82,10 @@ class IntervalCoder:
         self.stack.encode_reverse(rest.astype(np.int32), _ANY, length.astype(np.int32))
 
     def _pop_rest(self, length: Index) -> Index:
-        length = narrowed(length)
+        length = NARROWED.take(length)
         open_ = length > 1  # an interval of one unit has nothing to choose
         if open_.all():
             return self.stack.decode(_ANY, length.astype(np.int32)).astype(np.int64)
         rest = np.zeros(len(length), np.int64)
         rest[open_] = self.stack.decode(_ANY, length[open_].astype(np.int32))
         return rest
-
-
-def narrowed(length: Index) -> Index:
-    """The sizes that are popped for intervals of `length`: long ones are cut by up to 0.4 %.
-
-    A uniform model of a size that hardly divides 2**24 gives its last number up to 256 times its share, which in
-    runs of predictable symbols costs more than the symbols do; of `2**24 // k` numbers the last is like the others.
-    """
-    return np.where(length < LONG, length, PRECISION // -(-PRECISION // length))

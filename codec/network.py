@@ -126,4 +126,5 @@ class Network:
 
     def _run(self, stage: int, *arrays: Array) -> list[Array]:
         inputs = dict(zip(INPUTS, (*arrays, *[NOTHING] * (len(INPUTS) - len(arrays))), strict=True))
-        return self.model.run({"stage": np.array(stage), **inputs})
+        # only the trunk is worth the threads of a second session, which would spin while the others run
+        return (self.model if stage == TRUNK else self.model.serial).run(stage, inputs)

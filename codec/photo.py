@@ -45,6 +45,8 @@ CODING_ORDER = (1, 0, 2)
 """Channel numbers of green, red, blue."""
 BAND = 1 << 12
 """Pixels that the encoder puts through the network at a time: few enough for the processor's caches."""
+LOCKSTEP = 128
+"""Tiles that a thread of the decoder goes through at a time: a step's overhead is shared, at a megabyte a tile."""
 
 
 @dataclass(frozen=True)
@@ -136,41 +138,40 @@ class PhotoCodec:
 
     # decoding
 
-    def decode_group(self, stream: bytes, tiles: list[Box], pixels: Pixels, origin: Box, report: Progress) -> None:
-        """Decode one group into `pixels` (height, width, 1 or 3), whose first pixel is that of `origin`.
+    def decode_groups(self, groups: list[Group], pixels: Pixels, origin: Box, report: Progress) -> None:
+        """Decode groups in lockstep into `pixels` (height, width, 1 or 3), whose first pixel is that of `origin`.
 
-        Raises `InvalidFile` when the stream does not end where the pixels do.
+        Raises `InvalidFile` when a stream does not end where its pixels do.
         """
+        tiles = [tile for group in groups for tile in group.tiles]
         schedule = Schedule.of(tiles, self.network.geometry.lag)
         wavefront = Wavefront(schedule, self.network.geometry)
-        coder = IntervalCoder.from_bytes(stream)
+        coders = GroupCoders(groups)
         place = Placement(schedule, pixels, origin)
         for step in range(schedule.steps):
             lanes = schedule.lanes(step)
             wavefront.begin(step)
             if lanes.stop > lanes.start:
-                self.decode_step(coder, wavefront, step, lanes, place)
+                self.decode_step(coders, wavefront, step, lanes, place)
             else:  # tiles narrower than the lag
                 wavefront.put_nothing(step, lanes)
             if step % 32 == 0:
                 report(step / schedule.steps)
-        if not coder.empty:
-            raise InvalidFile("the coded pixels are damaged: their stream does not end with the last pixel")
+        coders.finish()
 
-    def decode_step(
-        self, coder: IntervalCoder, wavefront: Wavefront, step: int, lanes: slice, place: Placement
-    ) -> None:
+    def decode_step(self, coders: GroupCoders, wavefront: Wavefront, step: int, lanes: slice, place: Placement) -> None:
         """Decode the pixels of one step."""
         around = self.network.neighborhood(wavefront.context(step, lanes))
         hidden, rows = self.network.trunk(around, wavefront.near(step, lanes), *wavefront.pools(step, lanes))
         schedule = wavefront.schedule
         coded = None if schedule.uniform else np.flatnonzero(schedule.valid(step, lanes))
+        coders.begin(lanes.stop - lanes.start, coded)
         pixel = np.empty((3, rows.shape[1]), np.float32)
         innovations = np.empty((2, rows.shape[1]), np.float32)
         for color in range(place.colors):
             if color:
                 rows = self.network.color(color, hidden, innovations[:color], around)
-            pixel[color] = self.pop(coder, rows, coded)
+            pixel[color] = self.pop(coders, rows, coded)
             if color < 2:
                 innovations[color] = 16 * pixel[color] - rows[0]
         if place.colors == 1:
@@ -178,17 +179,54 @@ class PhotoCodec:
         place.put(step, lanes, pixel, coded)
         wavefront.put(step, lanes, pixel, self.network.trace(around, pixel))
 
-    def pop(self, coder: IntervalCoder, rows: Array, coded: Index | None) -> Index:
+    def pop(self, coders: GroupCoders, rows: Array, coded: Index | None) -> Index:
         """Gray levels (n,) with distributions `rows` (3, n); zero where `coded` does not list the position."""
         d = Distribution.of(rows if coded is None else rows[:, coded])
-        quantile = coder.pop_quantiles(len(d.mean))
+        quantile = coders.pop_quantiles()
         level, left, length = self.tables.find(quantile, d.mean, d.scale, d.shape)
-        coder.restore(quantile - left, length)
+        coders.restore(quantile - left, length)
         if coded is None:
             return level
         result = np.zeros(rows.shape[1], np.int64)
         result[coded] = level
         return result
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tiles that share a stream."""
+
+    tiles: list[Box]
+    stream: bytes
+
+
+class GroupCoders:
+    """The streams of groups that are decoded in lockstep, each of which holds its own tiles' part of a step."""
+
+    def __init__(self, groups: list[Group]):
+        self.coders = [IntervalCoder.from_bytes(group.stream) for group in groups]
+        self.tiles = np.cumsum([0, *(len(group.tiles) for group in groups)])
+        self.ends: list[int] = []
+
+    def begin(self, rows: int, coded: Index | None) -> None:
+        """Find each group's share of a step's symbols: `rows` positions a tile, or those of them that `coded` lists."""
+        ends = self.tiles * rows
+        self.ends = (ends if coded is None else np.searchsorted(coded, ends)).tolist()
+
+    def pop_quantiles(self) -> Index:
+        """Numbers within the intervals of one color of the step; `restore` must follow."""
+        parts = [coder.pop_quantiles(b - a) for coder, (a, b) in zip(self.coders, pairwise(self.ends), strict=True)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def restore(self, rest: Index, length: Index) -> None:
+        """Finish popping: give back where within their intervals the quantiles lay."""
+        for coder, (a, b) in zip(self.coders, pairwise(self.ends), strict=True):
+            coder.restore(rest[a:b], length[a:b])
+
+    def finish(self) -> None:
+        """Check that the streams have ended. Raises `InvalidFile`."""
+        if not all(coder.empty for coder in self.coders):
+            raise InvalidFile("the coded pixels are damaged: their stream does not end with the last pixel")
 
 
 class Placement:
@@ -280,30 +318,42 @@ def decode(
     height, width, colors = shape
     tiling, streams = parsed(payload, width, height)
     wanted = Box(*region) if region else Box(0, 0, width, height)
-    chosen = [(group, stream) for group, stream in zip(tiling.groups(), streams, strict=True) if group.overlaps(wanted)]
-    area = _hull([group for group, _ in chosen])
+    boxes = [(box, stream) for box, stream in zip(tiling.groups(), streams, strict=True) if box.overlaps(wanted)]
+    area = _hull([box for box, _ in boxes])
+    groups = [Group(list(tiling.tiles(box)), stream) for box, stream in boxes]
     pixels = np.empty((area.height, area.width, colors), np.uint8)
-    # groups are independent; a single one has only its network's operations to share among threads
-    codec = PhotoCodec(model.serial if len(chosen) > 1 else model)
-    tracker = Tracker(len(chosen), progress)
+    batches = in_batches(groups, model.threads)
+    tracker = Tracker(len(batches), progress)
+    # several batches keep the threads busy; one alone has only its network's operations to share among them
+    codec = PhotoCodec(model.serial if len(batches) > 1 else model)
 
-    def decode_one(index: int) -> None:
-        group, stream = chosen[index]
-        codec.decode_group(stream, list(tiling.tiles(group)), pixels, area, partial(tracker.report, index))
+    def decode_batch(index: int) -> None:
+        codec.decode_groups(batches[index], pixels, area, partial(tracker.report, index))
         tracker.report(index, 1.0)
 
-    if len(chosen) == 1:
-        decode_one(0)
+    if len(batches) == 1:
+        decode_batch(0)
     else:
         with ThreadPoolExecutor(model.threads) as pool:
             try:
-                list(pool.map(decode_one, range(len(chosen))))
+                list(pool.map(decode_batch, range(len(batches))))
             except BaseException:
                 tracker.stopped = True
                 pool.shutdown(cancel_futures=True)
                 raise
     top, left = wanted.y - area.y, wanted.x - area.x
     return np.ascontiguousarray(pixels[top : top + wanted.height, left : left + wanted.width])
+
+
+def in_batches(groups: list[Group], threads: int) -> list[list[Group]]:
+    """The groups in runs of about equally many tiles, at most LOCKSTEP or one group, as many for every thread."""
+    tiles = [len(group.tiles) for group in groups]
+    rounds = -(-sum(tiles) // (LOCKSTEP * threads))
+    count = min(len(groups), rounds * threads)
+    middles = np.cumsum(tiles) - np.array(tiles) / 2
+    batch = np.minimum((middles * count / sum(tiles)).astype(int), count - 1)
+    runs = [[group for group, b in zip(groups, batch, strict=True) if b == i] for i in range(count)]
+    return [run for run in runs if run]
 
 
 class Tracker:

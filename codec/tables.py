@@ -30,53 +30,65 @@ class Tables:
         """`cdf`: (shapes, points) from 0 to 2**16 - 256, rising; `rate`: (scales,) points per sixteenth times 256."""
         self.half = (cdf.shape[1] - 1) // 2
         self.points = cdf.shape[1]
-        self.cdf = cdf.astype(np.int64).ravel()
+        self.cdf = cdf.ravel()  # small types: the tables compete with the network for the caches
         self.rate = rate.astype(np.int64)
         self.position = 16 * np.arange(LEVELS + 1, dtype=np.int64) - 8
         self.position[0], self.position[-1] = -FAR, FAR  # beyond every table's ends
         self.levels = np.arange(LEVELS + 1, dtype=np.int64)
+        self.ends = np.array([[0], [1]], np.int64)
+        self.centers = np.arange(len(cdf), dtype=np.int64) * self.points + self.half
         ticks = np.arange(1 << (TOTAL_BITS - GUESS_BITS)) * (1 << GUESS_BITS)
         guesses = [np.searchsorted(row, ticks, "right") - 1 - self.half for row in cdf]
-        self.guess = np.concatenate(guesses).astype(np.float32)
+        self.guess = np.concatenate(guesses).astype(np.int16)
+        self.guess_rows = np.arange(len(cdf), dtype=np.int64) << (TOTAL_BITS - GUESS_BITS)
         self.sixteenths = (1 << RATE_BITS) / self.rate.astype(np.float32)
 
     def edge(self, level: Index, mean: Index, rate: Index, row: Index) -> Index:
         """Where the interval of `level` (0..256) begins; `rate` and `row` as `rows` gives them."""
-        at = (self.position[level] - mean) * rate >> RATE_BITS
-        at = np.minimum(np.maximum(at, -self.half, out=at), self.half, out=at)
+        at = self.position.take(level)
+        at = at - mean
+        at *= rate
+        at >>= RATE_BITS
+        np.maximum(at, -self.half, out=at)
+        np.minimum(at, self.half, out=at)
         at += row
-        return self.cdf[at] + level
+        return self.cdf.take(at) + level
 
     def rows(self, scale: Index, shape: Index) -> tuple[Index, Index]:
         """Rates and table centers of scale and shape indices."""
-        return self.rate[scale], shape * self.points + self.half
+        return self.rate.take(scale), self.centers.take(shape)
 
     def interval(self, level: Index, mean: Index, scale: Index, shape: Index) -> tuple[Index, Index]:
         """Beginning and length of the intervals of gray levels; all arguments have the same shape."""
-        rate, row = self.rows(scale, shape)
-        left = self.edge(level, mean, rate, row)
-        return left, self.edge(level + 1, mean, rate, row) - left
+        left, right = self.edge(np.stack([level, level + 1]), mean, *self.rows(scale, shape))
+        return left, right - left
 
     def find(self, quantile: Index, mean: Index, scale: Index, shape: Index) -> tuple[Index, Index, Index]:
         """Gray levels whose intervals hold `quantile` (0..2**16 - 1), and the intervals' beginnings and lengths."""
         rate, row = self.rows(scale, shape)
         level = self.guessed(quantile, mean, scale, shape)
-        left, right = self.edge(level, mean, rate, row), self.edge(level + 1, mean, rate, row)
+        left, right = self.edge(level + self.ends, mean, rate, row)
         wrong = np.flatnonzero((quantile < left) | (quantile >= right))
         if len(wrong):
             level[wrong], left[wrong], right[wrong] = self.searched(
                 quantile[wrong], mean[wrong], rate[wrong], row[wrong]
             )
-        return level, left, right - left
+        right -= left
+        return level, left, right
 
     def guessed(self, quantile: Index, mean: Index, scale: Index, shape: Index) -> Index:
         """A first candidate, nearly always right or a neighbor (floats may err here: the integers decide)."""
-        base = quantile - (mean >> 4)  # about the units given to all levels below beforehand
-        at = np.clip(base >> GUESS_BITS, 0, (1 << (TOTAL_BITS - GUESS_BITS)) - 1)
-        at += shape << (TOTAL_BITS - GUESS_BITS)
-        offset = self.guess[at] * self.sixteenths[scale]
-        level = (offset + mean + 8).astype(np.int64) >> 4
-        return np.clip(level, 0, LEVELS - 1, out=level)
+        at = quantile - (mean >> 4)  # without the units given to all levels below beforehand
+        np.maximum(at, 0, out=at)
+        at >>= GUESS_BITS
+        at += self.guess_rows.take(shape)
+        offset = self.guess.take(at) * self.sixteenths.take(scale)
+        offset += mean
+        level = offset.astype(np.int64)
+        level += 8
+        level >>= 4
+        np.maximum(level, 0, out=level)
+        return np.minimum(level, LEVELS - 1, out=level)
 
     def searched(self, quantile: Index, mean: Index, rate: Index, row: Index) -> tuple[Index, Index, Index]:
         """The levels of a few quantiles, and their intervals' ends, by looking at all 257 edges of each."""

@@ -85,7 +85,7 @@ class History:
     Steps up to `future` ahead can be written in advance. `above` lanes of margin stand above the first row.
     """
 
-    SPARE = 64
+    SPARE = 16
 
     def __init__(self, channels: int, tiles: int, rows: int, *, above: int, past: int, future: int = 0):
         self.past, self.future, self.above = past, future, above
@@ -166,20 +166,26 @@ class Wavefront:
 
     def pools(self, step: int, lanes: slice) -> tuple[Array, Array]:
         """Sums of energies (2 * energies, positions) and counts (2, positions)."""
-        n = self.geometry.energies
-        left = self.traces.steps(step - self.geometry.row_pool, step - 1, lanes)[:, : n + 1].sum(0)
-        area = self.areas.at(step, lanes)
-        sums = np.concatenate([left[1:], area[1:]]).reshape(2 * n, -1)
-        return sums, np.maximum(np.stack([left[0], area[0]]), 1).reshape(2, -1)
+        n = self.geometry.energies + 1
+        sums = np.empty((2, n, len(self.schedule.tiles), lanes.stop - lanes.start), np.float32)
+        np.add.reduce(self.traces.steps(step - self.geometry.row_pool, step - 1, lanes)[:, :n], out=sums[0])
+        sums[1] = self.areas.at(step, lanes)
+        counts = np.maximum(sums[:, 0], 1)
+        return sums[:, 1:].reshape(2 * n - 2, -1), counts.reshape(2, -1)
 
     def put(self, step: int, lanes: slice, pixel: Array, trace: Array) -> None:
         """Remember the pixels (3, positions) and traces (features, positions) of a step."""
         schedule, g = self.schedule, self.geometry
         extent = (len(schedule.tiles), lanes.stop - lanes.start)
-        valid = schedule.valid(step, lanes)
-        here = self.pixels.at(step, lanes)
-        # right of its tile a row goes on with its last pixel
-        np.copyto(here, np.where(valid, pixel.reshape(3, *extent), self.pixels.at(step - 1, lanes)))
+        here, kept = self.pixels.at(step, lanes), self.traces.at(step, lanes)
+        here[...] = pixel.reshape(3, *extent)
+        kept[0] = 1
+        kept[1:] = trace.reshape(len(trace), *extent)
+        if not schedule.uniform:
+            # right of its tile a row goes on with its last pixel, and leaves no traces
+            outside = ~schedule.valid(step, lanes)
+            np.copyto(here, self.pixels.at(step - 1, lanes), where=outside)
+            kept *= ~outside
         ended = slice(schedule.lanes(step, g.right).start, lanes.start)
         self.pixels.at(step, ended)[...] = self.pixels.at(step - 1, ended)
         if (
@@ -190,9 +196,6 @@ class Wavefront:
             self.pixels.steps(start - g.left, start - 1, below)[...] = self.pixels.at(
                 step, slice(lanes.stop - 1, lanes.stop)
             )
-        kept = self.traces.at(step, lanes)
-        kept[0] = valid
-        np.multiply(trace.reshape(len(trace), *extent), valid, out=kept[1:])
         self._extend_runs(step)
 
     def put_nothing(self, step: int, lanes: slice) -> None:

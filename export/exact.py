@@ -56,7 +56,7 @@ class ExactGraph:
         if name is None:
             digest = hashlib.sha256(array.tobytes()).hexdigest()[:16]
             name = f"constant_{array.dtype}_{'x'.join(map(str, array.shape))}_{digest}"
-        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
         return name
 
     def column(self, values: Integers | NDArray[np.float32]) -> str:

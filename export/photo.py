@@ -195,8 +195,8 @@ def assembled(graph: ExactGraph, branches: list[Branch]) -> onnx.ModelProto:
         *nodes,
         *(helper.make_node("Identity", [name], [end]) for name, end in zip(names, "yz", strict=True)),
     ]
-    inputs = [helper.make_tensor_value_info("stage", TensorProto.INT64, [])]
-    inputs += [
+    graph.constant(np.array(0, np.int64), "stage")
+    inputs = [
         helper.make_tensor_value_info(letter, TensorProto.FLOAT, [f"rows_{letter}", "positions"]) for letter in INPUTS
     ]
     outputs = [helper.make_tensor_value_info(letter, TensorProto.FLOAT, [None, None]) for letter in "yz"]

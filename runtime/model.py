@@ -1,4 +1,4 @@
-"""A loaded model: its session, constants and metadata, checked against its card and its proof."""
+"""A loaded model: its sessions, constants and metadata, checked against its card and its proof."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from gencodec.errors import InvalidFile, UnknownModel
-from gencodec.runtime import onnxfile, proof, session
+from gencodec.runtime import onnxfile, proof
 from gencodec.runtime.registry import ModelCard, find_model
+from gencodec.runtime.session import open_session, provider_of
 
 Array = NDArray[np.float32]
 
@@ -26,15 +28,13 @@ class Model:
     def __init__(self, card: ModelCard, data: bytes, *, threads: int | None, device: str, optimize: bool = True):
         if hashlib.sha256(data).hexdigest() != card.sha256:
             raise UnknownModel(f"the weights of {card.name} are not the ones that its card names")
-        self.card, self.threads, self.device, self.optimize = (
-            card,
-            threads or os.cpu_count(),
-            device,
-            optimize,
-        )
+        provider_of(device)  # a device that is not there is refused at once
+        self.card, self.device, self.optimize = card, device, optimize
+        self.given_threads, self.threads = threads, threads or os.cpu_count()
         self.file = onnxfile.read(data)
         self.worst_sum = proof.check(self.file)
-        self.session = session.open_session(data, threads=threads, device=device, optimize=optimize)
+        self._sessions: dict[int, ort.InferenceSession] = {}
+        self._lock = threading.Lock()
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -61,9 +61,20 @@ class Model:
         except KeyError as error:
             raise InvalidFile(f"the model {self.card.name} has no table {name}") from error
 
-    def run(self, inputs: dict[str, NDArray[Any]]) -> list[Array]:
-        """All outputs for `inputs`."""
-        return self.session.run(None, inputs)  # type: ignore[return-value]
+    def run(self, stage: int, inputs: dict[str, NDArray[Any]]) -> list[Array]:
+        """All outputs of one of the model's graphs for `inputs`."""
+        return self.session(stage).run(None, inputs)  # type: ignore[return-value]
+
+    def session(self, stage: int) -> ort.InferenceSession:
+        """The session of one of the model's graphs: of the file with its constant `stage` set to that number."""
+        if stage not in self._sessions:
+            with self._lock:
+                if stage not in self._sessions:
+                    data = self.file.replaced({"stage": np.array(stage, np.int64)})
+                    self._sessions[stage] = open_session(
+                        data, threads=self.given_threads, device=self.device, optimize=self.optimize
+                    )
+        return self._sessions[stage]
 
 
 _warm: dict[tuple[Any, ...], Model] = {}
@@ -79,7 +90,7 @@ def load(
     weights that are not those of the card.
     """
     card = model if isinstance(model, ModelCard) else find_model(model)
-    key = (card.sha256, threads, device, optimize)
+    key = (card, threads, device, optimize)
     with _lock:
         if key not in _warm:
             try:

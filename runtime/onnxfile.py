@@ -6,7 +6,7 @@ Only the protocol buffer fields named below are looked at
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,19 @@ class OnnxFile:
 
     constants: dict[str, NDArray[np.generic]]
     metadata: dict[str, str]
+    data: bytes = b""
+
+    def replaced(self, values: Mapping[str, NDArray[np.generic]]) -> bytes:
+        """The file with other values for some of its constants, of the same types and shapes."""
+        data = bytearray(self.data)
+        start = np.frombuffer(self.data, np.uint8).ctypes.data
+        for name, value in values.items():
+            old = self.constants[name]
+            if value.shape != old.shape or value.dtype != old.dtype:
+                raise ValueError(f"{name} is {old.dtype} {old.shape}, not {value.dtype} {value.shape}")
+            at = old.ctypes.data - start  # constants are views of the file
+            data[at : at + old.nbytes] = value.tobytes()
+        return bytes(data)
 
 
 def read(data: bytes) -> OnnxFile:
@@ -43,12 +56,12 @@ def read(data: bytes) -> OnnxFile:
                 metadata[_text(entry[1])] = _text(entry[2])
     except (IndexError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
         raise InvalidFile("the model is not a readable ONNX file") from error
-    return OnnxFile(constants, metadata)
+    return OnnxFile(constants, metadata, data)
 
 
 def _tensor(message: memoryview) -> tuple[str, NDArray[np.generic]]:
     dims: list[int] = []
-    name, raw, dtype = "", b"", 0
+    name, raw, dtype = "", memoryview(b""), 0
     for field, value in _fields(message):
         if field == TENSOR_DIMS:
             dims.extend([value] if isinstance(value, int) else _varints(value))
@@ -57,7 +70,7 @@ def _tensor(message: memoryview) -> tuple[str, NDArray[np.generic]]:
         elif field == TENSOR_NAME:
             name = _text(value)
         elif field == TENSOR_RAW:
-            raw = bytes(_message(value))
+            raw = _message(value)
     return name, np.frombuffer(raw, DTYPES[int(dtype)]).reshape(dims)  # type: ignore[arg-type]
 
 

@@ -50,7 +50,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="photo-base.1",
         wire_id=1,
-        sha256="b1b2c8c721e576cb6d4060cbd1f85ec954321a631cc3b884b66a70cb0892c244",
+        sha256="7731f135f2c374c6f7df50e3d1d31f50f08b544608fcc1e844aa38a9f2ecf2ff",
         file=WEIGHTS / "photo-base.1.onnx",
         summary="lossless photographs: a causal network over decoded neighbors, 29 thousand weights",
         licence="Apache-2.0",

@@ -191,7 +191,11 @@ for path in sys.argv[1:]:
     else:
         sys.exit(f"{path} was decoded")
     assert time.perf_counter() - start < 2, path
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
+if sys.platform == "linux":  # the usage of a process counts what its parent held when it was made
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    peak = int(status["VmHWM"].split()[0]) >> 10
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
 assert peak < 200, f"{peak} MB"
 """
     files = sorted(map(str, tmp_path.iterdir()))
