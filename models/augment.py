@@ -7,6 +7,7 @@ says otherwise, and draws its choices from the generator it is given.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +21,40 @@ FILTERS = (Resampling.LANCZOS, Resampling.BICUBIC, Resampling.BILINEAR, Resampli
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def augmented(photo: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+@dataclass(frozen=True)
+class Chances:
+    """How often each change is made."""
+
+    toned: float = 0.5
+    refocused: float = 0.25
+    noisy: float = 0.4
+    subsampled: float = 0.35
+    compressed: float = 0.1
+    gray: float = 0.03
+
+
+WIDE = Chances()
+"""For learning: everything that can happen to a photograph, more often than it does."""
+MILD = Chances(toned=0.15, refocused=0.1, noisy=0.25, subsampled=0.4, compressed=0.04, gray=0.02)
+"""For the end of a training: about as often as among the pictures that people keep without loss."""
+
+
+def augmented(photo: Pixels, size: int, rng: np.random.Generator, chances: Chances = WIDE) -> Pixels:
     """A random `size` x `size` picture made of a part of `photo` (uint8, at least `size` in both directions)."""
     pixels = rescaled(oriented(photo, rng), size, rng)
     picture = pixels.astype(np.float32)
-    if rng.random() < 0.5:
+    if rng.random() < chances.toned:
         picture = toned(picture, rng)
-    if rng.random() < 0.25:
+    if rng.random() < chances.refocused:
         picture = refocused(picture, rng)
-    if rng.random() < 0.4:
+    if rng.random() < chances.noisy:
         picture = noisy(picture, rng)
-    if rng.random() < 0.35:
+    if rng.random() < chances.subsampled:
         picture = chroma_subsampled(picture, rng)
     pixels = quantized(picture)
-    if rng.random() < 0.1:
+    if rng.random() < chances.compressed:
         pixels = compressed(pixels, rng)
-    if rng.random() < 0.03:
+    if rng.random() < chances.gray:
         pixels = np.repeat(quantized(pixels @ LUMA)[..., None], 3, 2)
     return pixels
 

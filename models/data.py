@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
-from gencodec.models.augment import augmented
+from gencodec.models.augment import WIDE, Chances, augmented
 
 SUFFIXES = {".png", ".webp", ".ppm", ".bmp", ".tif", ".tiff"}
 BLOCK = 128
@@ -37,8 +37,17 @@ def split(photos: list[NDArray[np.uint8]], every: int = 24) -> tuple[list[NDArra
 class Tiles(IterableDataset[torch.Tensor]):
     """Endless batches (3, batch, size, size) uint8, colors in coding order, of freshly augmented tiles."""
 
-    def __init__(self, photos: list[NDArray[np.uint8]], batch: int, size: int, seed: int, renewed: int = 2):
+    def __init__(
+        self,
+        photos: list[NDArray[np.uint8]],
+        batch: int,
+        size: int,
+        seed: int,
+        renewed: int = 2,
+        chances: Chances = WIDE,
+    ):
         self.photos, self.batch, self.size, self.seed, self.renewed = photos, batch, size, seed, renewed
+        self.chances = chances
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         rng = np.random.default_rng(self.seed)
@@ -50,7 +59,7 @@ class Tiles(IterableDataset[torch.Tensor]):
 
     def block(self, rng: np.random.Generator) -> NDArray[np.uint8]:
         """One augmented picture, (3, BLOCK, BLOCK)."""
-        pixels = augmented(self.photos[rng.integers(len(self.photos))], BLOCK, rng)
+        pixels = augmented(self.photos[rng.integers(len(self.photos))], BLOCK, rng, self.chances)
         return np.ascontiguousarray(pixels[..., COLOR_ORDER].transpose(2, 0, 1))
 
     def tile(self, block: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from gencodec.models.augment import MILD, WIDE
 from gencodec.models.data import Tiles, batches, held_out_tiles, load_photos, split
 from gencodec.models.photo import Photo, PhotoConfig
 from gencodec.models.training import Schedule, Trainer
@@ -24,6 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--exact", action="store_true", help="quantization-aware fine-tuning")
+    parser.add_argument("--mild", action="store_true", help="augment less, for the end of a training")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
@@ -59,7 +61,8 @@ def main() -> None:
             return float(torch.stack([model(part).mean() for part in tiles.split(8, 1)]).mean())
 
     # a resumed run draws other tiles, not the same ones again
-    source = Tiles(train, args.batch, args.size, args.seed + trainer.steps)
+    chances = MILD if args.mild else WIDE
+    source = Tiles(train, args.batch, args.size, args.seed + trainer.steps, chances=chances)
     trainer.run(batches(source), evaluate, lambda line: print(line, flush=True))
 
 

@@ -36,6 +36,7 @@ def picture(height: int, width: int, colors: int = 3, seed: int = 0) -> Pixels:
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles and groups so small that little pictures have several."""
     monkeypatch.setattr(tiling, "TILE", 16)
+    monkeypatch.setattr(tiling, "LOW_TILE", 16)
     monkeypatch.setattr(tiling, "GROUP", 2)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gencodec.codec import tiling
-from gencodec.codec.tiling import GROUP, LARGEST_TILE, TILE, Box, Tiling
+from gencodec.codec.tiling import GROUP, LARGEST_TILE, LOW_TILE, SMALL, TILE, Box, Tiling
 from gencodec.errors import InvalidFile
 
 sides = st.one_of(st.integers(1, 300), st.integers(1, 3000), st.sampled_from([127, 128, 129, 1024, 1025]))
@@ -45,15 +45,16 @@ def test_groups_and_tiles_cover_every_pixel_once(width: int, height: int) -> Non
 @given(st.integers(1, 200_000), st.integers(1, 200_000))
 def test_tiles_are_as_even_as_can_be(width: int, height: int) -> None:
     tiles = Tiling.of(width, height)
-    for side, tile, group in (
-        (width, tiles.tile_width, tiles.group_columns),
-        (height, tiles.tile_height, tiles.group_rows),
+    low = LOW_TILE if width * height <= SMALL else TILE
+    for side, tile, group, largest in (
+        (width, tiles.tile_width, tiles.group_columns, TILE),
+        (height, tiles.tile_height, tiles.group_rows, low),
     ):
-        assert 1 <= tile <= min(TILE, side)
+        assert 1 <= tile <= min(largest, side)
         assert tile % 2 == 0 or tile == side
-        assert ceil(side / tile) == ceil(side / TILE)  # no more of them than need be
+        assert ceil(side / tile) == ceil(side / largest)  # no more of them than need be
         assert group <= GROUP
-        assert ceil(side / (tile * group)) == ceil(side / (TILE * GROUP))
+        assert ceil(side / (tile * group)) == ceil(side / (largest * GROUP))
 
 
 def test_a_small_picture_is_one_tile() -> None:

@@ -226,7 +226,7 @@ def test_rounding_stays_among_the_gray_levels() -> None:
 def test_batches_are_reproducible_and_in_coding_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "POOL", 6)
     colored = [np.broadcast_to(np.array([10, 100, 200], np.uint8), (BLOCK, BLOCK, 3))]
-    monkeypatch.setattr(data, "augmented", lambda photo, size, rng: photo)
+    monkeypatch.setattr(data, "augmented", lambda photo, *_: photo)
     (batch,) = islice(Tiles(colored, batch=5, size=24, seed=0), 1)
     assert batch.shape == (3, 5, 24, 24)
     assert batch.dtype == torch.uint8
@@ -242,7 +242,7 @@ def test_tiles_keep_the_phase_of_chroma(monkeypatch: pytest.MonkeyPatch) -> None
     y, x = np.mgrid[:BLOCK, :BLOCK]
     parity = np.stack([y % 2, x % 2, y % 2], -1).astype(np.uint8)
     monkeypatch.setattr(data, "POOL", 2)
-    monkeypatch.setattr(data, "augmented", lambda photo, size, rng: photo)
+    monkeypatch.setattr(data, "augmented", lambda photo, *_: photo)
     for batch in islice(Tiles([parity], batch=2, size=10, seed=0), 8):
         assert (batch[:, :, 0, 0] == 0).all()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 import gencodec
+from gencodec import runtime
 from gencodec.codec import container as gnc
-from gencodec.codec import ordinary
-from gencodec.codec.container import Coder, Container, Section, SectionKind
+from gencodec.codec import formats, ordinary, photo
+from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind
 from gencodec.codec.image import PACKED_DEPTHS, Pixels
 
 FOLDER = Path(__file__).resolve().parent
@@ -47,8 +49,27 @@ def one_section(pixels: Pixels, depth: int, coder: Coder) -> bytes:
     return pack(pixels, depth, Section(kind, coder, ordinary.encode_by(coder, pixels)))
 
 
+def by_model(name: str, pixels: Pixels) -> bytes:
+    """Code gray levels by the neural codec, whether or not that is smallest."""
+    model = runtime.load(name, threads=1, device="cpu")
+    encoded = photo.encode(pixels.astype(np.uint8), model)
+    reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
+    estimate = math.ceil(encoded.estimate_bits / 8)
+    return pack(pixels, 8, Section(SectionKind.COLOR, Coder.MODEL, encoded.payload, reference, estimate))
+
+
+def neural_files() -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every golden file of a model."""
+    photograph = formats.read_image(FOLDER.parent.parent / "examples" / "coast.png").pixels
+    yield "photo-base.1-color", by_model("photo-base.1", np.ascontiguousarray(photograph[100:231, 50:195]))
+    yield "photo-base.1-grey", by_model("photo-base.1", np.ascontiguousarray(photograph[150:240, 100:201, 1:2]))
+    yield "photo-base.1-groups", by_model("photo-base.1", gradient(3, height=3, width=2100) // 16 + 100)
+    yield "photo-base.1-pixel", by_model("photo-base.1", gradient(3, height=1, width=1))
+
+
 def golden_files() -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of every golden file of an ordinary coder."""
+    """Yield name and content of every golden file."""
+    yield from neural_files()
     for coder in (Coder.RAW, Coder.DEFLATE, Coder.WEBP, Coder.JXL, Coder.PNG):
         for channels in (1, 2, 3, 4):
             yield f"{coder.name.lower()}-{channels}", one_section(gradient(channels), 8, coder)
