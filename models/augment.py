@@ -35,7 +35,7 @@ class Chances:
 
 WIDE = Chances()
 """For learning: everything that can happen to a photograph, more often than it does."""
-MILD = Chances(toned=0.15, refocused=0.1, noisy=0.25, subsampled=0.4, compressed=0.04, gray=0.02)
+MILD = Chances(toned=0.15, refocused=0.12, noisy=0.25, subsampled=0.45, compressed=0.04, gray=0.02)
 """For the end of a training: about as often as among the pictures that people keep without loss."""
 
 
@@ -133,24 +133,47 @@ def noisy(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def chroma_subsampled(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Color differences at half the resolution (4:2:0 or 4:2:2), brought back by one of three upsamplers."""
+    """Color differences at half the resolution (4:2:0 or 4:2:2), brought back as a decoder or a scanner would."""
     luma = picture @ LUMA
     chroma = picture[..., [2, 0]] - luma[..., None]
-    height, width = luma.shape
-    start = 0 if rng.random() < 0.85 else 1  # mostly the grid begins with the picture
-    vertical = 2 if rng.random() < 0.8 else 1
-    chroma = np.roll(chroma, (start, start), (0, 1))
-    planes = []
-    upsampler = (Resampling.NEAREST, Resampling.BILINEAR, Resampling.BICUBIC)[rng.integers(3)]
-    coarse = rng.random() < 0.7
-    for plane in (chroma[..., 0], chroma[..., 1]):
-        small = Image.fromarray(plane).resize((width // 2, height // vertical), Resampling.BOX)
-        if coarse:  # stored as integers, as files do
-            small = Image.fromarray(np.rint(np.asarray(small)))
-        planes.append(np.asarray(small.resize((width, height), upsampler)))
-    blue, red = (np.roll(p, (-start, -start), (0, 1)) + luma for p in planes)
+    start = tuple(int(rng.random() < chance) for chance in (0.25, 0.2))  # mostly the grid begins with the picture
+    chroma = np.roll(chroma, start, (0, 1))
+    vertical = 2 if rng.random() < 0.85 else 1
+    coarse = rng.random() < 0.7  # stored as integers, as files do
+    way = rng.integers(6)
+    blue, red = (
+        np.roll(halved_and_back(chroma[..., i], vertical, coarse, way), (-start[0], -start[1]), (0, 1)) + luma
+        for i in range(2)
+    )
     green = (luma - LUMA[0] * red - LUMA[2] * blue) / LUMA[1]
     return np.stack([red, green, blue], -1)
+
+
+def halved_and_back(plane: Picture, vertical: int, coarse: bool, way: int) -> Picture:
+    """A plane (height, width) at half its width and 1 / `vertical` of its height, and upsampled again.
+
+    `way` 0 to 2 are Pillow's filters, with samples in the middle of what they stand for; from 3 on samples lie on
+    pixels, and the pixels between are their neighbors' means, as in Photo CD scans and MPEG-2.
+    """
+    height, width = plane.shape
+    if way < 3:
+        small = Image.fromarray(plane.astype(np.float32)).resize((width // 2, height // vertical), Resampling.BOX)
+        if coarse:
+            small = Image.fromarray(np.rint(np.asarray(small)))
+        upsampler = (Resampling.NEAREST, Resampling.BILINEAR, Resampling.BICUBIC)[way]
+        return np.asarray(small.resize((width, height), upsampler))
+    for axis in (0, 1)[2 - vertical :]:
+        plane = (np.roll(plane, 1, axis) + 2 * plane + np.roll(plane, -1, axis)) / 4 if way < 5 else plane
+    small_plane = plane[::vertical, ::2]
+    if coarse:
+        small_plane = np.rint(small_plane)
+    for axis, extent in ((0, height), (1, width))[2 - vertical :]:
+        doubled = np.repeat(small_plane, 2, axis)
+        between = (small_plane + np.roll(small_plane, -1, axis)) / 2
+        odd = (slice(None),) * axis + (slice(1, None, 2),)
+        doubled[odd] = between
+        small_plane = np.take(doubled, range(extent), axis)
+    return small_plane
 
 
 def compressed(pixels: Pixels, rng: np.random.Generator) -> Pixels:

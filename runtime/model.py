@@ -30,7 +30,7 @@ class Model:
             raise UnknownModel(f"the weights of {card.name} are not the ones that its card names")
         provider_of(device)  # a device that is not there is refused at once
         self.card, self.device, self.optimize = card, device, optimize
-        self.given_threads, self.threads = threads, threads or os.cpu_count()
+        self.given_threads, self.threads = threads, threads or os.cpu_count() or 1
         self.file = onnxfile.read(data)
         self.worst_sum = proof.check(self.file)
         self._sessions: dict[int, ort.InferenceSession] = {}

@@ -50,7 +50,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="photo-base.1",
         wire_id=1,
-        sha256="7731f135f2c374c6f7df50e3d1d31f50f08b544608fcc1e844aa38a9f2ecf2ff",
+        sha256="df0e955d650db31cb7aee395eabf11a8b0914bb9f99bf410dd24bee7ee1d0683",
         file=WEIGHTS / "photo-base.1.onnx",
         summary="lossless photographs: a causal network over decoded neighbors, 29 thousand weights",
         licence="Apache-2.0",
