@@ -140,7 +140,7 @@ def chroma_subsampled(picture: Picture, rng: np.random.Generator) -> Picture:
     chroma = np.roll(chroma, start, (0, 1))
     vertical = 2 if rng.random() < 0.85 else 1
     coarse = rng.random() < 0.7  # stored as integers, as files do
-    way = rng.integers(6)
+    way = int(rng.integers(6))
     blue, red = (
         np.roll(halved_and_back(chroma[..., i], vertical, coarse, way), (-start[0], -start[1]), (0, 1)) + luma
         for i in range(2)
