@@ -16,6 +16,7 @@ LOW_TILE = 64
 GROUP = 8
 """Greatest number of tiles, across and down, that share a stream."""
 LARGEST_TILE = 1024
+LARGEST_GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ class Tiling:
     group_rows: int
 
     def __post_init__(self) -> None:
-        if not (1 <= self.tile_width <= LARGEST_TILE and 1 <= self.tile_height <= LARGEST_TILE):
+        widest, highest = min(self.width, LARGEST_TILE), min(self.height, LARGEST_TILE)
+        if not (1 <= self.tile_width <= widest and 1 <= self.tile_height <= highest):
             raise InvalidFile(f"the coded pixels are damaged: tiles of {self.tile_width} x {self.tile_height}")
-        if not (1 <= self.group_columns <= 2 * GROUP and 1 <= self.group_rows <= 2 * GROUP):
+        columns, rows = -(-self.width // self.tile_width), -(-self.height // self.tile_height)
+        if not (
+            1 <= self.group_columns <= min(columns, LARGEST_GROUP) and 1 <= self.group_rows <= min(rows, LARGEST_GROUP)
+        ):
             raise InvalidFile(f"the coded pixels are damaged: groups of {self.group_columns} x {self.group_rows} tiles")
 
     @classmethod
