@@ -50,7 +50,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="photo-base.1",
         wire_id=1,
-        sha256="df0e955d650db31cb7aee395eabf11a8b0914bb9f99bf410dd24bee7ee1d0683",
+        sha256="8072876bb14f020f6ee7ab164ab4c2aa209828df533dd155b398b060605c3a4f",
         file=WEIGHTS / "photo-base.1.onnx",
         summary="lossless photographs: a causal network over decoded neighbors, 29 thousand weights",
         licence="Apache-2.0",
