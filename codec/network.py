@@ -94,7 +94,8 @@ class Network:
     def __init__(self, model: Model):
         if model.family != "photo":
             raise InvalidFile(f"the model {model.card.name} is not one of the photo family")
-        self.model = model
+        # only the trunk is worth the threads of a second session, which would spin while the others run
+        self.model, self.serial = model, model.serial
         config = model.config
         try:
             fields = {name: config[name] for name in Geometry.__dataclass_fields__}
@@ -126,5 +127,4 @@ class Network:
 
     def _run(self, stage: int, *arrays: Array) -> list[Array]:
         inputs = dict(zip(INPUTS, (*arrays, *[NOTHING] * (len(INPUTS) - len(arrays))), strict=True))
-        # only the trunk is worth the threads of a second session, which would spin while the others run
-        return (self.model if stage == TRUNK else self.model.serial).run(stage, inputs)
+        return (self.model if stage == TRUNK else self.serial).run(stage, inputs)

@@ -61,7 +61,7 @@ def _encode_neural(color: Pixels, alpha: Pixels | None, model: Model, progress: 
     from gencodec.codec import photo
 
     encoded = photo.encode(cast(NDArray[np.uint8], color), model, progress=progress)
-    reference = ModelRef(model.card.wire_id, bytes.fromhex(model.card.sha256)[:8])
+    reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
     estimate = int(np.ceil(encoded.estimate_bits / 8))
     section = Section(SectionKind.COLOR, Coder.MODEL, encoded.payload, reference, estimate)
     return (section,) if alpha is None else (section, _encode_section(SectionKind.ALPHA, alpha))

@@ -24,6 +24,10 @@ class Card:
     wire_id: int = 0xFFFE
     sha256: str = WEIGHTS
 
+    @property
+    def weights_prefix(self) -> bytes:
+        return bytes.fromhex(self.sha256)[:8]
+
 
 @dataclass
 class Model:
