@@ -5,18 +5,30 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import features
 
 import gencodec
+from gencodec import runtime
+from gencodec.codec import colorcodes
+from gencodec.codec.api import DEFAULT_EFFORT
 from gencodec.codec.image import Pixels
 
 REFERENCE = "JPEG XL e7"
 """The codec that sizes and speeds are given relative to."""
 MAX_WEBP_SIDE = 16383
+
+
+def made_of_codes(pixels: Pixels) -> bool:
+    """Whether gencodec finds that a picture was made of luma and chroma codes."""
+    if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
+        return False
+    return colorcodes.detect(cast(NDArray[np.uint8], pixels)) is not None
 
 
 @dataclass(frozen=True)
@@ -30,14 +42,30 @@ class Contender:
     holds: Callable[[Pixels], bool] = lambda _: True
 
 
-def contenders(efforts: tuple[int, ...], *, threads: int, model: str, device: str) -> Iterator[Contender]:
-    """Yield gencodec, JPEG XL at the efforts given, WebP and PNG. WebP and PNG know no threads."""
-    yield Contender(
-        "gencodec",
-        gencodec.__version__,
-        lambda pixels: gencodec.compress(pixels, model=model, threads=threads, device=device),
-        lambda data: gencodec.decompress(data, threads=threads, device=device).pixels,
-    )
+def contenders(
+    efforts: tuple[int, ...], own_efforts: tuple[int, ...], *, threads: int, model: str, device: str
+) -> Iterator[Contender]:
+    """Yield gencodec, also at other efforts and on colors alone, JPEG XL at its efforts, WebP and PNG.
+
+    WebP and PNG know no threads.
+    """
+
+    def own(name: str, used: str, effort: int, holds: Callable[[Pixels], bool] = lambda _: True) -> Contender:
+        return Contender(
+            name,
+            gencodec.__version__,
+            lambda pixels: gencodec.compress(pixels, model=used, effort=effort, threads=threads, device=device),
+            lambda data: gencodec.decompress(data, threads=threads, device=device).pixels,
+            holds,
+        )
+
+    yield own("gencodec", model, DEFAULT_EFFORT)
+    for effort in own_efforts:
+        yield own(f"gencodec effort {effort}", model, effort)
+    card = runtime.find_model(model)
+    if own_efforts and card.for_codes and model != card.name:
+        # by its full name a model does not look for codes; elsewhere the files are those of the first line
+        yield own("gencodec without color codes", card.name, DEFAULT_EFFORT, made_of_codes)
     for effort in efforts:
         yield _jpegxl(effort, threads)
     yield Contender("WebP", f"libwebp {features.version('webp')}", encode_webp, _decode_pillow, fits_webp)

@@ -2,45 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from sets import Picture, images, say
+from numpy.typing import NDArray
+from sets import images, say
 
+from gencodec import runtime
 from gencodec.codec.image import Pixels
+from gencodec.codec.photo import encode
 from gencodec.codec.tiling import Tiling
 from gencodec.models.data import COLOR_ORDER
+from gencodec.models.families import find_family
 from gencodec.models.photo import Photo
 from gencodec.models.quantize import set_exact
-from gencodec.models.train_photo import configured
 
 BATCH = 6
 
 
-def compare(
-    checkpoint: Path, settings: list[str], folder: Path, pictures: Sequence[Picture], *, threads: int
-) -> dict[str, float | int]:
-    """Compare, over the RGB images of a folder that the model coded, three code lengths.
+def compare(checkpoint: Path, settings: list[str], folder: Path, model: str, *, threads: int) -> dict[str, float | int]:
+    """Compare, over the RGB images of a folder, three code lengths of a model that is not fitted to them.
 
     In bits per sub-pixel: of the float model, of the same model in integer arithmetic, and of the exported
-    graph with its tables, as gencodec's files state it; then the share by which the last exceeds the first.
+    graph with its tables; then the share by which the last exceeds the first.
     """
     torch.set_num_threads(threads)
-    photo = Photo(configured(settings)).eval()
+    photo = Photo(find_family("photo").configured(settings)).eval()
     photo.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["averaged"])
-    stated = {picture.file: picture.estimate_bits for picture in pictures}
+    exported = runtime.load(model, threads=threads)
     smooth = exact = coded = 0.0
     samples = count = 0
     for name, pixels in images(folder):
-        estimate = stated[name]
-        if estimate is None or pixels.shape[2] != 3:
+        if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
             continue
         say(f"{name}: float model")
         smooth += code_length(photo, pixels, exact=False)
         exact += code_length(photo, pixels, exact=True)
-        coded += estimate
+        coded += encode(cast(NDArray[np.uint8], pixels), exported).estimate_bits
         samples, count = samples + pixels.size, count + 1
     if not count:
         return {"images": 0}

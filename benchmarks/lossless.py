@@ -24,6 +24,8 @@ import gencodec
 from gencodec import runtime
 
 NAMED = ("kodak", "gb82", "misc")
+LARGE = ("gencodec", "gencodec effort 1", contenders.REFERENCE)
+"""What codes large photographs too."""
 
 
 def arguments() -> argparse.Namespace:
@@ -32,6 +34,7 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=argparse.SUPPRESS)
     parser.add_argument("folders", nargs="*", metavar="NAME=DIR", help="further folders of images")
     parser.add_argument("--e9", action="store_true", help="JPEG XL at effort 9 too")
+    parser.add_argument("--efforts", type=int, nargs="*", default=[], help="of gencodec, besides the default")
     parser.add_argument("--threads", type=int, default=2, help="of gencodec and JPEG XL (default: 2)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default="photo")
@@ -56,7 +59,9 @@ def folders(args: argparse.Namespace) -> dict[str, Path]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measure all that the arguments ask for."""
     efforts = (7, 9) if args.e9 else (7,)
-    codecs = list(contenders.contenders(efforts, threads=args.threads, model=args.model, device=args.device))
+    codecs = list(
+        contenders.contenders(efforts, tuple(args.efforts), threads=args.threads, model=args.model, device=args.device)
+    )
     names = [codec.name for codec in codecs]
     sets.warm_up(codecs)
     pictures = {name: sets.measure_folder(folder, codecs) for name, folder in folders(args).items()}
@@ -72,8 +77,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "model": {"name": card.name, "sha256": card.sha256},
         "codecs": {codec.name: codec.version for codec in codecs},
         "sets": {name: sets.summarize(found, names) for name, found in pictures.items()},
-        "float_model": float_model(args, pictures) if args.checkpoint else {},
-        "large": large.speed(first, codecs[:2]) if whole else None,
+        "float_model": float_model(args) if args.checkpoint else {},
+        "large": large.speed(first, [c for c in codecs if c.name in LARGE]) if whole else None,
         "memory": large.memory(first, args.threads, args.device) if whole else None,
         "process": large.one_process(first, args.threads, args.device) if whole else None,
         "wheel_bytes": args.wheel.stat().st_size if args.wheel else None,
@@ -81,12 +86,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def float_model(args: argparse.Namespace, pictures: dict[str, list[sets.Picture]]) -> dict[str, Any]:
+def float_model(args: argparse.Namespace) -> dict[str, Any]:
     """Compare with the float model, for every folder that has images for it."""
     import floats
 
     found = {
-        name: floats.compare(args.checkpoint, args.set, folder, pictures[name], threads=args.threads)
+        name: floats.compare(args.checkpoint, args.set, folder, args.model, threads=args.threads)
         for name, folder in folders(args).items()
     }
     return {name: figures for name, figures in found.items() if figures["images"]}

@@ -33,8 +33,8 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _title(codec: str, results: dict[str, Any]) -> str:
-    version = results["model"]["name"] if codec == "gencodec" else results["codecs"][codec]
-    return f"**{codec}** {version}" if codec == "gencodec" else f"{codec} ({version})"
+    own = codec.startswith("gencodec")
+    return f"**{codec}**" if own else f"{codec} ({results['codecs'][codec]})"
 
 
 def _size(found: dict[str, Any], codec: str) -> str:
@@ -59,7 +59,8 @@ def _legend(results: dict[str, Any]) -> str:
         f"Bits per sub-pixel of whole files, mean over the images; in brackets, bytes relative to {REFERENCE}"
         f" over the same images. Speeds on {first}, in brackets relative to {REFERENCE}. All of one run,"
         f" {results['threads']} threads for gencodec and JPEG XL, on {machine['processor']},"
-        f" {machine['cores']} cores; every file decoded and compared. Made by `benchmarks/lossless.py`."
+        f" {machine['cores']} cores; every file decoded and compared. gencodec with the model"
+        f" {results['model']['name']} and the one for color codes. Made by `benchmarks/lossless.py`."
     )
 
 
@@ -93,7 +94,7 @@ def _set_facts(name: str, found: dict[str, Any]) -> str:
     if not model["images"]:
         return text
     count = f"{model['images']} of {found['images']} images are coded by the model"
-    return f"{text}; {count}, and their files exceed its own estimate by {model['overhead']:.2%}"
+    return f"{text}; {count}, which take more than its own estimate by {model['overhead']:.2%}"
 
 
 def _process_facts(found: dict[str, Any]) -> str:

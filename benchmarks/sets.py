@@ -34,6 +34,8 @@ class Picture:
     samples: int
     coded: dict[str, Coded]
     coder: str
+    color_bytes: int
+    """Of the section that holds the color."""
     estimate_bits: int | None
 
 
@@ -58,9 +60,10 @@ def measure_folder(folder: Path, codecs: Sequence[Contender]) -> list[Picture]:
             if codec.name == "gencodec":
                 info = gencodec.info(data)
         assert info is not None
-        coder = next(s.coder.name for s in info.sections if s.kind.name in ("COLOR", "PIXELS"))
+        color = next(s for s in info.sections if s.kind.name in ("COLOR", "PIXELS"))
         height, width, channels = pixels.shape
-        found.append(Picture(name, height * width, height * width * channels, coded, coder, info.estimate_bits))
+        size = (height * width, height * width * channels)
+        found.append(Picture(name, *size, coded, color.coder.name, color.bytes, info.estimate_bits))
         say(f"{name}: " + ", ".join(f"{codec} {c.bytes}" for codec, c in coded.items()))
     if not found:
         raise SystemExit(f"{folder} has no images")
@@ -126,8 +129,8 @@ def _sums(pictures: Sequence[Picture], name: str) -> dict[str, float]:
 
 
 def estimates(pictures: Sequence[Picture]) -> dict[str, float | int]:
-    """Compare whole files with the exact model's own estimate, where the model coded the color."""
-    held = [(p.coded["gencodec"].bytes, p.estimate_bits / 8) for p in pictures if p.estimate_bits]
+    """Compare what holds the color with the exact model's own estimate, where the model coded it."""
+    held = [(p.color_bytes, p.estimate_bits / 8) for p in pictures if p.estimate_bits]
     if not held:
         return {"images": 0}
     size, estimate = (sum(column) for column in zip(*held, strict=True))

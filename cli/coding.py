@@ -52,6 +52,9 @@ def compress(
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="A name of `gencodec models`, or an ONNX file.")
     ] = "photo",
+    effort: Annotated[
+        int, typer.Option("--effort", min=1, max=9, help="1: quick, 9: as long as it makes smaller files.")
+    ] = 5,
     force_lossy_source: Annotated[
         bool,
         typer.Option("--force-lossy-source", help="Take JPEG and other lossy files: keeps their pixels."),
@@ -67,13 +70,13 @@ def compress(
 
     check_model(model)
     _prepare(jobs, output_dir, as_json)
-    encode = partial(api.compress, model=model, threads=threads, device=device)
+    encode = partial(api.compress, model=model, effort=effort, threads=threads, device=device)
 
     def work(job: files.Job) -> Outcome:
         source = files.read(job.source)
         image = formats.read_image(source, allow_lossy=force_lossy_source)
         with progress.bar(job.source, quiet=quiet) as advance:
-            data = encode(image, progress=advance)
+            data = encode(image, progress=advance, note=advance and advance.note)
         files.write(job.target, data)
         bpsp = 8 * len(data) / (image.height * image.width * image.channels)
         sizes = {"source_bytes": len(source), "bytes": len(data), "bpsp": round(bpsp, 4)}

@@ -110,6 +110,8 @@ def _detail(section: SectionInfo, found: FileInfo) -> str:
     """Return what is known of one section beyond its size."""
     if section.kind.name == "METADATA":
         return ", ".join(key.removesuffix("_bytes") for key in found.metadata)
+    if section.kind.name == "CODES":
+        return f"the color was made of {found.color_codes} codes"
     if section.coder.name != "MODEL":
         return ""
     model = found.model or f"model {found.wire_id} with weights {found.weights}, which is not installed"

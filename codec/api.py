@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 MAX_METADATA = 1 << 26
 """The most bytes that metadata may have, before DEFLATE."""
 
+DEFAULT_EFFORT = 5
+
 Source = str | os.PathLike[str] | BinaryIO | bytes
 
 
@@ -44,8 +48,9 @@ class FileInfo:
     `bytes`: length of the whole file. `bpsp`: bits of the whole file per sample. `model`: name of the model
     that coded the color, None where none did or it is not installed; `wire_id` and `weights` (hex digits)
     tell it apart in either case. `estimate_bits`: what the model itself expected the color to take;
-    `overhead`: the share by which the payload exceeds that. `metadata`: the fields present, profiles and
-    packets by their length.
+    `overhead`: the share by which the payload exceeds that. `color_codes`: the system whose luma and chroma
+    codes were coded in place of colors, if they were. `metadata`: the fields present, profiles and packets by
+    their length.
     """
 
     version: int
@@ -61,6 +66,7 @@ class FileInfo:
     weights: str | None
     estimate_bits: int | None
     overhead: float | None
+    color_codes: str | None
     metadata: dict[str, int | tuple[int, ...]]
 
 
@@ -68,23 +74,34 @@ def compress(
     image: Image | NDArray[Any] | Source,
     *,
     model: str = "photo",
+    effort: int = DEFAULT_EFFORT,
     threads: int | None = None,
     device: str = "auto",
     allow_lossy: bool = False,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> bytes:
     """Code an image losslessly as the bytes of a .gnc file.
 
     `image`: an Image; an array of shape (H, W) or (H, W, C) and dtype bool, uint8 or uint16; or an image
-    file as a path, an open binary file or bytes. `model` is a model's name, or the path of an exported ONNX
-    file. `allow_lossy` takes image files of lossy formats too. `progress` is called with the share done,
-    0 to 1. Raises GencodecError on what cannot be coded.
+    file as a path, an open binary file or bytes. `model` is a model's name or alias, or the path of an
+    exported ONNX file; by its alias `photo`, pictures that were made of luma and chroma codes get the model
+    for those. `effort` from 1 to 9: how long the model is fitted to the image, from not at all to as long as
+    it pays. `allow_lossy` takes image files of lossy formats too. `progress` is called with the share done, 0
+    to 1, and `note` with lines that say what is being done. Raises GencodecError on what cannot be coded.
     """
     from gencodec import runtime
 
+    if not 1 <= effort <= 9:
+        raise UsageError(f"the effort is from 1 to 9, not {effort}")
     card = runtime.find_model(model)
+    load = partial(_load_encoder, threads=threads, device=device)
+    # a model that is asked for by its full name codes colors as they are
+    other = card.for_codes if model in card.aliases else ""
+    for_codes = partial(load, runtime.find_model(other)) if other else None
     image = _as_image(image, allow_lossy)
-    coded = samples.encode(image.pixels, lambda: _load_encoder(card, threads, device), progress=progress)
+    means = samples.Means(partial(load, card), for_codes, effort)
+    coded = samples.encode(image.pixels, means, samples.Listener(progress, note))
     file = gnc.write(
         Container(
             image.width,
@@ -145,7 +162,10 @@ def info(data: Source, *, model: str | None = None) -> FileInfo:
     """
     file = _load(data)
     container = gnc.read(file)
-    return _describe(gnc.read_header(file), _decode_metadata(container.section(SectionKind.METADATA)), len(file), model)
+    codes = container.section(SectionKind.CODES)
+    system = samples.color_system(codes).name if codes else None
+    metadata = _decode_metadata(container.section(SectionKind.METADATA))
+    return _describe(gnc.read_header(file), metadata, len(file), model, system)
 
 
 def verify(
@@ -179,6 +199,7 @@ def save(
     target: str | os.PathLike[str] | BinaryIO,
     *,
     model: str = "photo",
+    effort: int = DEFAULT_EFFORT,
     threads: int | None = None,
     device: str = "auto",
 ) -> None:
@@ -186,7 +207,7 @@ def save(
 
     A file at the path is replaced only when the new one is complete.
     """
-    data = compress(image, model=model, threads=threads, device=device)
+    data = compress(image, model=model, effort=effort, threads=threads, device=device)
     if isinstance(target, str | os.PathLike):
         write_file(target, data)
     else:
@@ -249,13 +270,15 @@ def _check_region(region: Region, width: int, height: int) -> None:
         raise UsageError(f"the region {x},{y},{w},{h} is not within the image of {width} x {height} pixels")
 
 
-def _describe(header: Header, metadata: Metadata, file_bytes: int, model: str | None) -> FileInfo:
+def _describe(
+    header: Header, metadata: Metadata, file_bytes: int, model: str | None, color_codes: str | None
+) -> FileInfo:
     """Gather what a file says of itself."""
     coded = next((entry for entry in header.entries if entry.model), None)
     reference = coded.model if coded else None
     estimate = coded.estimate if coded else 0
     return FileInfo(
-        gnc.VERSION,
+        header.version,
         header.width,
         header.height,
         header.channels,
@@ -268,6 +291,7 @@ def _describe(header: Header, metadata: Metadata, file_bytes: int, model: str | 
         reference.weights.hex() if reference else None,
         8 * estimate if estimate else None,
         coded.length / estimate - 1 if coded and estimate else None,
+        color_codes,
         _summary(metadata),
     )
 

@@ -12,7 +12,9 @@ from gencodec.codec.image import MAX_PIXELS
 from gencodec.errors import InvalidFile, UnsupportedImage
 
 MAGIC = b"\x8bGNC\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
+FIRST_VERSION = 1
+"""Files without sections that version 2 added are written as version 1, which older programs read."""
 
 MAX_SECTIONS = 8
 MAX_PAYLOAD = (1 << 32) - 1
@@ -40,6 +42,7 @@ class SectionKind(enum.IntEnum):
     ALPHA = 3
     ADAPTATION = 4
     PIXELS = 5
+    CODES = 6
 
 
 class Coder(enum.IntEnum):
@@ -52,16 +55,19 @@ class Coder(enum.IntEnum):
     PNG = 4
     CONSTANT = 5
     MODEL = 16
+    CHANGES = 17
 
 
 _ORDINARY = frozenset({Coder.RAW, Coder.DEFLATE, Coder.WEBP, Coder.JXL, Coder.PNG, Coder.CONSTANT})
-# ADAPTATION has no coder in version 1: its number is reserved, and every such section is refused.
+_SECOND = frozenset({SectionKind.ADAPTATION, SectionKind.CODES})
+"""Kinds that version 1 lacks: what they say is how the model coded the color."""
 _CODERS: dict[SectionKind, frozenset[Coder]] = {
     SectionKind.METADATA: frozenset({Coder.RAW, Coder.DEFLATE}),
     SectionKind.COLOR: _ORDINARY | {Coder.MODEL},
     SectionKind.ALPHA: _ORDINARY,
-    SectionKind.ADAPTATION: frozenset(),
+    SectionKind.ADAPTATION: frozenset({Coder.CHANGES}),
     SectionKind.PIXELS: _ORDINARY,
+    SectionKind.CODES: frozenset({Coder.RAW}),
 }
 
 
@@ -90,6 +96,7 @@ class Entry:
 class Header:
     """All that stands before the payloads. `bytes` is the length of the header itself."""
 
+    version: int
     width: int
     height: int
     channels: int
@@ -148,7 +155,7 @@ def write(container: Container) -> bytes:
             raise UnsupportedImage(f"the coded image is too large: {len(section.payload)} bytes in one section")
     header = _FIXED.pack(
         MAGIC,
-        VERSION,
+        VERSION if any(section.kind in _SECOND for section in container.sections) else FIRST_VERSION,
         0,
         container.channels,
         container.bit_depth,
@@ -189,8 +196,8 @@ def read_header(data: bytes) -> Header:
     if len(data) < _FIXED.size:
         raise InvalidFile("the file is truncated within its header")
     _, version, flags, channels, depth, width, height, pixel_crc, count = _FIXED.unpack_from(data)
-    if version != VERSION:
-        raise InvalidFile(f"the file has format version {version}, and this gencodec reads version {VERSION}")
+    if not FIRST_VERSION <= version <= VERSION:
+        raise InvalidFile(f"the file has format version {version}, and this gencodec reads up to version {VERSION}")
     if count > MAX_SECTIONS:
         raise InvalidFile(f"the file claims {count} sections, more than the {MAX_SECTIONS} allowed")
     rows, end = _split_table(data, count)
@@ -201,7 +208,9 @@ def read_header(data: bytes) -> Header:
     if flags:
         raise InvalidFile(f"the file sets reserved flags (0x{flags:02x})")
     entries = tuple(_read_entry(row) for row in rows)
-    header = Header(width, height, channels, depth, pixel_crc, entries, end + _CRC.size)
+    if version == FIRST_VERSION and any(entry.kind in _SECOND for entry in entries):
+        raise InvalidFile(f"the file holds sections that format version {version} lacks")
+    header = Header(version, width, height, channels, depth, pixel_crc, entries, end + _CRC.size)
     _check_image(header)
     _check_entries(channels, entries)
     return header
@@ -242,7 +251,7 @@ def _split_table(data: bytes, count: int) -> tuple[list[bytes], int]:
 
 
 def _read_entry(row: bytes) -> Entry:
-    """Read one row of the section table; raises InvalidFile on a kind or coder that version 1 lacks."""
+    """Read one row of the section table; raises InvalidFile on an unknown kind or coder."""
     kind, coder, length, crc = _ENTRY.unpack_from(row)
     if kind not in list(SectionKind):
         raise InvalidFile(f"the file holds a section of unknown kind {kind}")
@@ -250,7 +259,7 @@ def _read_entry(row: bytes) -> Entry:
         raise InvalidFile(f"the file holds a section of unknown coder {coder}")
     kind, coder = SectionKind(kind), Coder(coder)
     if coder not in _CODERS[kind]:
-        raise InvalidFile(f"a section {kind.name} cannot be coded by {coder.name} in format version {VERSION}")
+        raise InvalidFile(f"a section {kind.name} cannot be coded by {coder.name}")
     if coder is not Coder.MODEL:
         return Entry(kind, coder, length, crc)
     wire_id, weights, estimate = _MODEL.unpack_from(row, _ENTRY.size)
@@ -277,9 +286,14 @@ def _check_entries(channels: int, entries: Sequence[Entry]) -> None:
     if kinds != sorted(set(kinds)):
         raise InvalidFile("the file's sections are repeated or out of order")
     split = [SectionKind.COLOR, SectionKind.ALPHA] if channels in (2, 4) else [SectionKind.COLOR]
-    if [kind for kind in kinds if kind is not SectionKind.METADATA] not in (split, [SectionKind.PIXELS]):
+    holding = [kind for kind in kinds if kind is not SectionKind.METADATA and kind not in _SECOND]
+    if holding not in (split, [SectionKind.PIXELS]):
         names = ", ".join(kind.name for kind in kinds) or "none"
         raise InvalidFile(f"the file's sections ({names}) do not make up an image of {channels} channels")
+    if _SECOND & set(kinds) and not any(entry.coder is Coder.MODEL for entry in entries):
+        raise InvalidFile("the file says how a model coded its color, but no model did")
+    if SectionKind.CODES in kinds and channels < 3:
+        raise InvalidFile("the file holds color codes of an image without color")
 
 
 def _sections(data: bytes, header: Header) -> Iterator[Section]:

@@ -80,6 +80,12 @@ def margined(tiles: Array, geometry: Geometry) -> Array:
     body[:, :, 1:, : g.left] = tiles[:, :, :-1, :1]
     body[:, :, 0, : g.left] = BEGINNING
     body[..., g.left + width :] = tiles[..., -1:]
+    if g.repeats_edge:
+        top = canvas[:, :, g.above]
+        for up in range(1, g.above + 1):
+            row, delay = canvas[:, :, g.above - up], g.lag * up
+            row[..., :delay] = BEGINNING
+            row[..., delay:] = top[..., :-delay]
     return canvas
 
 

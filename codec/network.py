@@ -1,4 +1,4 @@
-"""The pixel network of a loaded `photo` model: its geometry, and its five stages as functions on arrays.
+"""The pixel network of a loaded `photo` model: its geometry, and its stages as functions on arrays.
 
 All arrays are float32 integers of shape (rows, positions); colors are ordered green, red, blue.
 """
@@ -17,17 +17,13 @@ if TYPE_CHECKING:
     from gencodec.runtime import Model
 
 Array = NDArray[np.float32]
-CONTEXT, TRUNK, RED, BLUE, TRACE = range(5)
-COLORS = (TRUNK, RED, BLUE)
-"""The stages that give green, red and blue."""
 MISSING = -1
-"""Gray level of context pixels above a tile."""
+"""Gray level of context pixels above a tile, for models whose edge is "missing"."""
 BEGINNING = 128
 """Gray level left of a tile's first row."""
 FLAGS = 4
 RAISED = 32
 """What a flag that holds is given as."""
-INPUTS = "abcde"
 NOTHING: Array = np.zeros((0, 0), np.float32)
 
 
@@ -43,6 +39,8 @@ class Geometry:
     row_pool: int
     pool_rows: int
     pool_columns: int
+    repeats_edge: bool
+    """Whether the rows above a tile repeat its first row, delayed by `lag` columns each; else they are MISSING."""
 
     @property
     def context_rows(self) -> int:
@@ -74,57 +72,114 @@ class Geometry:
         """How many rows above a tile contexts reach."""
         return len(self.reach) - 1
 
+    def place(self, up: int, dx: int) -> int:
+        """Row of a pixel's first color in the context."""
+        before = sum(last - first + 1 for first, last in self.reach[:up])
+        return 3 * (before + dx - self.reach[up][0])
+
 
 class Neighborhood(NamedTuple):
-    """What the first stage makes of contexts: the later stages' inputs."""
+    """A context relative to its base predictions (3, n), and what a network keeps of it for its later stages."""
 
     relative: Array
-    inner: Array
-    base_and_banks: Array
+    base: Array
+    kept: Array
 
-    @property
-    def base(self) -> Array:
-        """Base predictions (3, n)."""
-        return self.base_and_banks[:3]
+
+class Hidden(NamedTuple):
+    """What the trunk makes of a pixel's surroundings: features, and each color's linear predictions."""
+
+    features: Array
+    banks: tuple[Array, ...]
 
 
 class Network:
     """The stages of one model."""
 
+    INPUTS = "abcd"
+    TRUNK, COLORS, TRACE = 0, (0, 1, 2), 3
+    repeats_edge = True
+
     def __init__(self, model: Model):
-        if model.family != "photo":
-            raise InvalidFile(f"the model {model.card.name} is not one of the photo family")
-        # only the trunk is worth the threads of a second session, which would spin while the others run
-        self.model, self.serial = model, model.serial
+        # a step's arrays are too small to be worth two threads, which would only wait for each other
+        self.model = model.serial
         config = model.config
         try:
-            fields = {name: config[name] for name in Geometry.__dataclass_fields__}
+            names = Geometry.__dataclass_fields__.keys() - {"repeats_edge"}
+            fields = {name: config[name] for name in names}
             pairs = {name: tuple(map(tuple, fields[name])) for name in ("reach", "trace_at")}
-            self.geometry = Geometry(**{**fields, **pairs})
+            self.geometry = Geometry(**{**fields, **pairs}, repeats_edge=self.repeats_edge)
             self.bank, self.inner = int(config["bank"]), int(config["inner"])
         except (KeyError, TypeError) as error:
             raise InvalidFile(f"the model {model.card.name} does not say how it is built") from error
 
+    @staticmethod
+    def of(model: Model) -> Network:
+        """The network of a model of the photo family, by the version of its stages. Raises `InvalidFile`."""
+        if model.family != "photo":
+            raise InvalidFile(f"the model {model.card.name} is not one of the photo family")
+        kinds: dict[str, type[Network]] = {"1": FirstNetwork, "2": Network}
+        if model.format not in kinds:
+            raise InvalidFile(f"the model {model.card.name} is of format {model.format}, which is not known here")
+        return kinds[model.format](model)
+
     def neighborhood(self, context: Array) -> Neighborhood:
-        """Contexts relative to their base predictions, and what is computed of them alone."""
-        relative, rest = self._run(CONTEXT, context)
-        return Neighborhood(relative, rest[: self.inner], rest[self.inner :])
+        """Contexts relative to their base predictions; takes `context` over."""
+        g = self.geometry
+        west, north, northwest = (context[at : at + 3] for at in (g.place(0, -1), g.place(1, 0), g.place(1, -1)))
+        base = median_edge(west, north, northwest)
+        colors = context.reshape(-1, 3, context.shape[1])
+        colors -= base
+        return Neighborhood(context, base, NOTHING)
 
-    def trunk(self, around: Neighborhood, near: Array, sums: Array, counts: Array) -> tuple[Array, Array]:
+    def trunk(self, around: Neighborhood, near: Array, sums: Array, counts: Array) -> tuple[Hidden, Array]:
         """Hidden features, and green's mean, scale and shape (3, n)."""
-        hidden, green = self._run(TRUNK, around.relative, near, sums, counts, around.base_and_banks)
-        return hidden, green
+        features, rest = self._run(self.TRUNK, around.relative, near, floored_means(sums, counts), around.base[:1])
+        return Hidden(features, (NOTHING, rest[3 : 3 + self.bank], rest[3 + self.bank :])), rest[:3]
 
-    def color(self, color: int, hidden: Array, innovations: Array, around: Neighborhood) -> Array:
+    def color(self, color: int, hidden: Hidden, innovations: Array, around: Neighborhood) -> Array:
         """Mean, scale and shape (3, n) of color 1 (red) or 2 (blue), given the innovations of those before."""
-        bank = around.base_and_banks[3 + color * self.bank : 3 + (color + 1) * self.bank]
-        base = around.base_and_banks[color : color + 1]
-        return self._run(COLORS[color], hidden, innovations, bank, base)[0]
+        base = around.base[color : color + 1]
+        return self._run(self.COLORS[color], hidden.features, innovations, hidden.banks[color], base)[0]
 
     def trace(self, around: Neighborhood, pixel: Array) -> Array:
         """What decoded pixels (3, n) leave for later ones."""
-        return self._run(TRACE, around.inner, pixel, around.base)[0]
+        return self._run(self.TRACE, around.relative, pixel - around.base)[0]
 
     def _run(self, stage: int, *arrays: Array) -> list[Array]:
-        inputs = dict(zip(INPUTS, (*arrays, *[NOTHING] * (len(INPUTS) - len(arrays))), strict=True))
-        return (self.model if stage == TRUNK else self.serial).run(stage, inputs)
+        given = (*arrays, *[NOTHING] * (len(self.INPUTS) - len(arrays)))
+        return self.model.run(stage, dict(zip(self.INPUTS, given, strict=True)))
+
+
+class FirstNetwork(Network):
+    """The stages of format 1, which computed base predictions and means of energies in the graph."""
+
+    INPUTS = "abcde"
+    CONTEXT, TRUNK, COLORS, TRACE = 0, 1, (1, 2, 3), 4
+    repeats_edge = False
+
+    def neighborhood(self, context: Array) -> Neighborhood:
+        relative, rest = self._run(self.CONTEXT, context)
+        return Neighborhood(relative, rest[self.inner : self.inner + 3], rest)
+
+    def trunk(self, around: Neighborhood, near: Array, sums: Array, counts: Array) -> tuple[Hidden, Array]:
+        rest = around.kept[self.inner :]
+        features, green = self._run(self.TRUNK, around.relative, near, sums, counts, rest)
+        return Hidden(features, tuple(rest[3 + i * self.bank : 3 + (i + 1) * self.bank] for i in range(3))), green
+
+    def trace(self, around: Neighborhood, pixel: Array) -> Array:
+        return self._run(self.TRACE, around.kept[: self.inner], pixel, around.base)[0]
+
+
+def floored_means(sums: Array, counts: Array) -> Array:
+    """Whole means of two windows: sums (2 * energies, n) by counts (2, n); shaped as `sums`."""
+    means = sums.reshape(2, -1, sums.shape[1]) / counts[:, None]
+    return np.floor(means, out=means).reshape(sums.shape)
+
+
+def median_edge(west: Array, north: Array, northwest: Array) -> Array:
+    """The median edge predictor of LOCO-I (Weinberger et al. 2000, equation 1); shaped as its arguments."""
+    result = west + north
+    result -= northwest
+    np.minimum(result, np.maximum(west, north), out=result)
+    return np.maximum(result, np.minimum(west, north), out=result)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from gencodec.codec import features
 from gencodec.codec.coder import IntervalCoder
-from gencodec.codec.network import Array, Neighborhood, Network
+from gencodec.codec.network import Array, Hidden, Neighborhood, Network
 from gencodec.codec.tables import TOTAL_BITS, Tables
 from gencodec.codec.tiling import Box, Tiling
 from gencodec.codec.wavefront import Schedule, Wavefront
@@ -72,11 +72,23 @@ class Distribution:
         return cls(*rows.astype(np.int64))
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What the network sees of a band of rows: its arguments, (rows, positions) each."""
+
+    band: slice
+    pixel: Array
+    around: Neighborhood
+    near: Array
+    sums: Array
+    counts: Array
+
+
 class PhotoCodec:
     """The two directions, for one model."""
 
     def __init__(self, model: Model):
-        self.network = Network(model)
+        self.network = Network.of(model)
         self.tables = Tables(model.constant("shapes.cdf"), model.constant("shapes.rate"))  # type: ignore[arg-type]
 
     # encoding
@@ -97,6 +109,12 @@ class PhotoCodec:
         self, tile: Array, valid: NDArray[np.bool_], colors: int
     ) -> Iterator[tuple[slice, Iterator[Distribution]]]:
         """Bands of rows of a tile (3, 1, height, width), each with its colors' distributions."""
+        for seen in self.surroundings(tile, valid):
+            hidden, green = self.network.trunk(seen.around, seen.near, seen.sums, seen.counts)
+            yield seen.band, self.distributions(seen.pixel, seen.around, hidden, green, colors)
+
+    def surroundings(self, tile: Array, valid: NDArray[np.bool_]) -> Iterator[Surroundings]:
+        """What the network sees of a tile (3, 1, height, width), by bands of rows."""
         _, _, height, width = tile.shape
         seen = features.TileFeatures(tile, valid, self.network.geometry)
         size = max(1, BAND // width)
@@ -106,12 +124,11 @@ class PhotoCodec:
             around.append(self.network.neighborhood(seen.context(band)))
             seen.put_traces(band, self.network.trace(around[-1], tile[:, 0, band].reshape(3, -1)))
         for band, neighborhood in zip(bands, around, strict=True):
-            hidden, green = self.network.trunk(neighborhood, seen.near(band), *seen.pools(band))
             pixel = tile[:, 0, band].reshape(3, -1)
-            yield band, self.distributions(pixel, neighborhood, hidden, green, colors)
+            yield Surroundings(band, pixel, neighborhood, seen.near(band), *seen.pools(band))
 
     def distributions(
-        self, pixel: Array, around: Neighborhood, hidden: Array, rows: Array, colors: int
+        self, pixel: Array, around: Neighborhood, hidden: Hidden, rows: Array, colors: int
     ) -> Iterator[Distribution]:
         """Each color's distributions for known pixels (3, n); `rows` are green's."""
         innovations = np.empty((2, pixel.shape[1]), np.float32)
@@ -266,7 +283,7 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
     height, width, _ = pixels.shape
     tiling = Tiling.of(width, height)
     groups = list(tiling.groups())
-    codec = PhotoCodec(model.serial)
+    codec = PhotoCodec(model)
     streams, bits = [], 0.0
     with ThreadPoolExecutor(model.threads) as pool:
 
@@ -324,8 +341,7 @@ def decode(
     pixels = np.empty((area.height, area.width, colors), np.uint8)
     batches = in_batches(groups, model.threads)
     tracker = Tracker(len(batches), progress)
-    # several batches keep the threads busy; one alone has only its network's operations to share among them
-    codec = PhotoCodec(model.serial if len(batches) > 1 else model)
+    codec = PhotoCodec(model)
 
     def decode_batch(index: int) -> None:
         codec.decode_groups(batches[index], pixels, area, partial(tracker.report, index))

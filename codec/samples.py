@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec import choice, ordinary
+from gencodec.codec import choice, colorcodes, ordinary
 from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind, least_payload
 from gencodec.codec.image import PACKED_DEPTHS, Pixels
 from gencodec.errors import InvalidFile
@@ -18,18 +19,45 @@ if TYPE_CHECKING:
 
 Region = tuple[int, int, int, int]
 Progress = Callable[[float], None]
+FITTING = 0.7
+"""Share of the work that fitting a model to the picture is told as."""
+CLEARLY = 0.01
+"""Estimated share of saved bytes from which a fitted model is taken without comparing."""
 
 
-def encode(pixels: Pixels, load_model: Callable[[], Model], *, progress: Progress | None = None) -> tuple[Section, ...]:
-    """Code samples (H, W, C) as the smallest of the sections worth trying, in the order of their kinds.
+@dataclass(frozen=True)
+class Means:
+    """What the neural codec may use: models, loaded only where they are needed, and effort."""
 
-    `load_model` is called only where the neural codec suits the samples.
-    """
+    load_model: Callable[[], Model]
+    load_codes_model: Callable[[], Model] | None
+    """For pictures that were made of luma and chroma codes; None where their colors are to be coded as they are."""
+    effort: int
+    """From 1, quick, to 9; see `gencodec.codec.adapting.STEPS`."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Whom to tell how far coding is."""
+
+    share: Progress | None = None
+    """Takes the share done, 0 to 1."""
+    note: Callable[[str], None] | None = None
+    """Takes a line that says what is being done."""
+
+    def part(self, first: float, last: float) -> Progress | None:
+        """What takes the share done of a part."""
+        share = self.share
+        return None if share is None else lambda done: share(first + (last - first) * done)
+
+
+def encode(pixels: Pixels, means: Means, listener: Listener = Listener()) -> tuple[Section, ...]:
+    """Code samples (H, W, C) as the smallest of the sections worth trying, in the order of their kinds."""
     least = least_payload(pixels.shape[0] * pixels.shape[1])
     color, alpha = _split(pixels)
     if not choice.suits_model(color):
         return _encode_ordinary(pixels, color, alpha, least)
-    neural = _encode_neural(color, alpha, load_model(), progress)
+    neural = _encode_neural(color, alpha, means, listener)
     long_enough = sum(len(section.payload) for section in neural) >= least
     if long_enough and choice.model_wins(pixels, _file_bytes(neural)):
         return neural
@@ -51,20 +79,74 @@ def decode(
     parts = [
         _decode_section(section, container, load_model, region, progress)
         for section in container.sections
-        if section.kind is not SectionKind.METADATA
+        if section.kind in (SectionKind.COLOR, SectionKind.ALPHA, SectionKind.PIXELS)
     ]
     return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
 
 
-def _encode_neural(color: Pixels, alpha: Pixels | None, model: Model, progress: Progress | None) -> tuple[Section, ...]:
-    """Code the color by the neural codec, and alpha, if any, by an ordinary coder."""
-    from gencodec.codec import photo
+def color_system(codes: Section) -> colorcodes.ColorCodes:
+    """The system whose codes a section CODES says were coded. Raises `InvalidFile`."""
+    if not codes.payload:
+        raise InvalidFile("the file's section CODES is empty")
+    return colorcodes.find_system(codes.payload[0])
 
-    encoded = photo.encode(cast(NDArray[np.uint8], color), model, progress=progress)
-    reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
-    estimate = int(np.ceil(encoded.estimate_bits / 8))
-    section = Section(SectionKind.COLOR, Coder.MODEL, encoded.payload, reference, estimate)
-    return (section,) if alpha is None else (section, _encode_section(SectionKind.ALPHA, alpha))
+
+def _encode_neural(color: Pixels, alpha: Pixels | None, means: Means, listener: Listener) -> tuple[Section, ...]:
+    """Code the color by the neural codec, and alpha, if any, by an ordinary coder."""
+    samples = cast(NDArray[np.uint8], color)
+    sections = [] if alpha is None else [_encode_section(SectionKind.ALPHA, alpha)]
+    found = _codes_of(samples) if means.load_codes_model else None
+    if found and means.load_codes_model:
+        model, (samples, section) = means.load_codes_model(), found
+        sections.append(section)
+    else:
+        model = means.load_model()
+    sections.extend(_neural_sections(samples, model, means.effort, listener))
+    return tuple(sorted(sections, key=lambda section: section.kind))
+
+
+def _codes_of(color: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Section] | None:
+    """The luma and chroma codes that a color image was made of, and the section that tells how, if it was."""
+    system = colorcodes.detect(color) if color.shape[2] == 3 else None
+    result = colorcodes.to_codes(color, system) if system else None
+    if system is None or result is None:
+        return None
+    planes, exceptions = result
+    payload = bytes((system.wire_id,)) + colorcodes.pack_exceptions(exceptions)
+    return planes, Section(SectionKind.CODES, Coder.RAW, payload)
+
+
+def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, listener: Listener) -> tuple[Section, ...]:
+    """The section of a model's payload, with that of its changes where they make both together smaller."""
+    from gencodec.codec import adapting, photo
+
+    done = 0.0
+
+    def report(step: int, steps: int, bits: float) -> None:
+        nonlocal done
+        done = FITTING * step / steps
+        if listener.share:
+            listener.share(done)
+        if listener.note:
+            listener.note(f"step {step} of {steps}, about {bits * samples.size / 8e3:.0f} kB")
+
+    def coded(used: Model, last: float = 1.0) -> Section:
+        nonlocal done
+        encoded = photo.encode(samples, used, progress=listener.part(done, last))
+        done = last
+        reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
+        estimate = int(np.ceil(encoded.estimate_bits / 8))
+        return Section(SectionKind.COLOR, Coder.MODEL, encoded.payload, reference, estimate)
+
+    fit = adapting.adapted(samples, model, effort, report)
+    if listener.note:
+        listener.note("")
+    if fit is None:
+        return (coded(model),)
+    clear = fit.saved > CLEARLY
+    changes = Section(SectionKind.ADAPTATION, Coder.CHANGES, fit.payload)
+    fitted = (coded(fit.model, 1.0 if clear else (1 + FITTING) / 2), changes)
+    return fitted if clear else min(fitted, (coded(model),), key=_file_bytes)
 
 
 def _encode_ordinary(
@@ -100,7 +182,7 @@ def _decode_section(
     itemsize = 1 if container.bit_depth in PACKED_DEPTHS else 2
     shape = ordinary.Shape(container.height, container.width, channels, itemsize)
     if section.model is not None:
-        return _decode_neural(section.payload, shape, load_model(section.model), region, progress)
+        return _decode_neural(section, container, shape, load_model(section.model), region, progress)
     samples = ordinary.decode(section.coder, section.payload, shape)
     if region is None:
         return samples
@@ -109,14 +191,28 @@ def _decode_section(
 
 
 def _decode_neural(
-    payload: bytes, shape: ordinary.Shape, model: Model, region: Region | None, progress: Progress | None
+    section: Section,
+    container: Container,
+    shape: ordinary.Shape,
+    model: Model,
+    region: Region | None,
+    progress: Progress | None,
 ) -> NDArray[np.uint8]:
     """Decode samples by the neural codec, which holds 8-bit samples only."""
-    from gencodec.codec import photo
+    from gencodec.codec import adaptation, photo
 
     if shape.itemsize != 1:
         raise InvalidFile("the coder MODEL holds 8-bit samples only, and the file claims more")
-    return photo.decode(payload, shape[:3], model, region=region, progress=progress)
+    changes, codes = (container.section(kind) for kind in (SectionKind.ADAPTATION, SectionKind.CODES))
+    if changes is not None:
+        model = adaptation.applied(model, *adaptation.unpack(changes.payload, model))
+    samples = photo.decode(section.payload, shape[:3], model, region=region, progress=progress)
+    if codes is None:
+        return samples
+    exceptions = colorcodes.unpack_exceptions(codes.payload[1:], container.width, container.height)
+    pixels = colorcodes.to_pixels(samples, color_system(codes))
+    colorcodes.apply_exceptions(pixels, exceptions, region)
+    return pixels
 
 
 def _split(pixels: Pixels) -> tuple[Pixels, Pixels | None]:

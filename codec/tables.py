@@ -69,6 +69,11 @@ class Tables:
         level = self.guessed(quantile, mean, scale, shape)
         left, right = self.edge(level + self.ends, mean, rate, row)
         wrong = np.flatnonzero((quantile < left) | (quantile >= right))
+        if len(wrong):  # mostly the neighbor on that side is right
+            level[wrong] += np.where(quantile[wrong] < left[wrong], -1, 1)
+            ends = self.edge(level[wrong] + self.ends, mean[wrong], rate[wrong], row[wrong])
+            left[wrong], right[wrong] = ends
+            wrong = wrong[(quantile[wrong] < ends[0]) | (quantile[wrong] >= ends[1])]
         if len(wrong):
             level[wrong], left[wrong], right[wrong] = self.searched(
                 quantile[wrong], mean[wrong], rate[wrong], row[wrong]

@@ -86,6 +86,7 @@ class History:
     """
 
     SPARE = 16
+    """Steps between moves of what is kept to the front."""
 
     def __init__(self, channels: int, tiles: int, rows: int, *, above: int, past: int, future: int = 0):
         self.past, self.future, self.above = past, future, above
@@ -121,7 +122,8 @@ class Wavefront:
         back = max(g.lag * up - first for up, (first, _) in enumerate(g.reach))
         self.pixels = History(3, tiles, rows, above=g.above, past=back, future=g.lag)
         self.pixels.buffer[...] = BEGINNING
-        self.pixels.buffer[:, :, :, : g.above] = MISSING
+        if not g.repeats_edge:
+            self.pixels.buffer[:, :, :, : g.above] = MISSING
         back = max(*(g.lag * up - dx for up, dx in g.trace_at), g.row_pool, g.pool_columns)
         highest = max(up for up, _ in g.trace_at)
         self.traces = History(1 + g.traces, tiles, rows, above=highest, past=back)
@@ -196,6 +198,9 @@ class Wavefront:
             self.pixels.steps(start - g.left, start - 1, below)[...] = self.pixels.at(
                 step, slice(lanes.stop - 1, lanes.stop)
             )
+        if g.repeats_edge and schedule.lanes(step, g.right).start == 0:
+            margin = self.pixels.at(step, slice(0, g.above), g.above)
+            margin[...] = self.pixels.at(step, slice(0, 1))
         self._extend_runs(step)
 
     def put_nothing(self, step: int, lanes: slice) -> None:

@@ -1,18 +1,19 @@
-"""The `photo` network as one ONNX file: five exact per-pixel graphs behind a stage number.
+"""The `photo` network as one ONNX file: four exact per-pixel graphs behind a stage number.
 
-Stage     | a        | b           | c         | d           | e           | y        | z
-0 context | context  |             |           |             |             | relative | inner, base, banks
-1 trunk   | relative | near, flags | pool sums | pool counts | base, banks | hidden   | green
-2 red     | hidden   | innovation  | red bank  | red base    |             | red      |
-3 blue    | hidden   | innovations | blue bank | blue base   |             | blue     |
-4 trace   | inner    | pixel       | base      |             |             | trace    |
+Stage     | a        | b           | c         | d          | y      | z
+0 trunk   | relative | near, flags | pooled    | green base | hidden | green, red bank, blue bank
+1 red     | hidden   | innovation  | red bank  | red base   | red    |
+2 blue    | hidden   | innovations | blue bank | blue base  | blue   |
+3 trace   | relative | residual    |           |            | trace  |
 
 Inputs and outputs are (rows, positions) float32 integers; unused ones are empty. A color is three rows: mean in
-sixteenths of a gray level, scale index, shape index. Near are the traces at the places that the configuration names.
+sixteenths of a gray level, scale index, shape index. Near are the traces at the places that the configuration names,
+relative and residual are gray levels less the base predictions.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,14 +24,17 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from gencodec.export.adaptation import adaptable, export_step, units
 from gencodec.export.exact import ExactGraph
 from gencodec.export.lower import lower
 from gencodec.export.values import Value, joined, uniform
-from gencodec.models.photo import BANK, DRIFT, ENERGY, FLAG, HIDDEN, INNER, LEVELS, MEAN, PIXEL, Head, Photo
+from gencodec.models.photo import BANK, DRIFT, ENERGY, FLAG, HIDDEN, LEVELS, MEAN, PIXEL, Head, Photo
 from gencodec.models.quantize import Grid, set_exact
 from gencodec.models.shapes import SCALE_OF_ONE, SCALES_PER_OCTAVE, Shapes, kernel_cdfs
 
-INPUTS = "abcde"
+INPUTS = "abcd"
+FORMAT = "2"
+"""Version of what the stages take and give."""
 CDF_POINTS_PER_SCALE = 256
 CDF_REACH = 32
 """The shapes' distribution functions are tabulated from -CDF_REACH to CDF_REACH scales."""
@@ -42,36 +46,23 @@ Branch = tuple[list[onnx.NodeProto], list[str]]
 """Nodes of a stage, and the names of its two outputs."""
 
 
-class Context(nn.Module):
-    """Stage 0: a pixel's neighborhood relative to its base prediction."""
-
-    def __init__(self, photo: Photo):
-        super().__init__()
-        self.photo = photo
-
-    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        base, relative = self.photo.relative(context)
-        return relative, torch.cat([self.photo.inner(relative), base, self.photo.bank(relative)])
-
-
 class Trunk(nn.Module):
-    """Stage 1: everything known before a pixel's first color."""
+    """Stage 0: everything known before a pixel's first color."""
 
     def __init__(self, photo: Photo):
         super().__init__()
         self.photo = photo
 
-    def forward(
-        self, relative: Tensor, near: Tensor, sums: Tensor, counts: Tensor, rest: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        photo, c = self.photo, self.photo.config
-        pooled = [photo.pooled(sums[i * c.energies : (i + 1) * c.energies], counts[i : i + 1]) for i in range(2)]
-        hidden = photo.trunk(torch.cat([relative, near, *pooled]))
-        return hidden, distribution(photo.green, hidden, rest[3 : 3 + c.bank], rest[:1])
+    def forward(self, relative: Tensor, near: Tensor, pooled: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        photo, bank = self.photo, self.photo.config.bank
+        hidden = photo.trunk(torch.cat([relative, near, pooled]))
+        banks = photo.bank(relative)
+        green = distribution(photo.green, hidden, banks[:bank], base)
+        return hidden, torch.cat([green, banks[bank : 3 * bank]])
 
 
 class Color(nn.Module):
-    """Stages 2 and 3: a color's distribution, given the innovations of those before it."""
+    """Stages 1 and 2: a color's distribution, given the innovations of those before it."""
 
     def __init__(self, layer: nn.Module, head: Head):
         super().__init__()
@@ -83,14 +74,14 @@ class Color(nn.Module):
 
 
 class Trace(nn.Module):
-    """Stage 4: what a decoded pixel leaves for later ones."""
+    """Stage 3: what a decoded pixel leaves for later ones."""
 
     def __init__(self, photo: Photo):
         super().__init__()
         self.photo = photo
 
-    def forward(self, inner: Tensor, pixel: Tensor, base: Tensor) -> Tensor:
-        return self.photo.trace(inner, (pixel - base) * PIXEL.step)
+    def forward(self, relative: Tensor, residual: Tensor) -> Tensor:
+        return self.photo.trace(relative, residual)
 
 
 def distribution(head: Head, features: Tensor, predictions: Tensor, base: Tensor) -> Tensor:
@@ -107,33 +98,28 @@ def stages(photo: Photo) -> list[tuple[str, nn.Module, list[Value]]]:
     def grid(rows: int, g: Grid) -> Value:
         return uniform("", rows, g.low, g.high, g.bits)
 
-    largest = max(c.row_pool, c.pool_rows * c.pool_columns)
-    sums = uniform("", 2 * c.energies, 0, largest * ENERGY.high, ENERGY.bits)
     traces = [grid(c.energies, ENERGY), grid(c.drifts, DRIFT)] * near
-    flags = grid(4, FLAG)
-    hidden, base = grid(c.hidden, HIDDEN), uniform("", 3, 0, 255, 0)
-    one_base, one_bank = uniform("", 1, 0, 255, 0), grid(c.bank, BANK)
+    flags, hidden, one_base, one_bank = (
+        grid(4, FLAG),
+        grid(c.hidden, HIDDEN),
+        uniform("", 1, 0, 255, 0),
+        grid(c.bank, BANK),
+    )
+    relative = grid(context, PIXEL)
     return [
-        ("context", Context(photo), [uniform("", context, -1, 255, 0)]),
-        (
-            "trunk",
-            Trunk(photo),
-            [
-                grid(context, PIXEL),
-                joined([*traces, flags]),
-                sums,
-                uniform("", 2, 1, largest, 0),
-                joined([base, grid(3 * c.bank, BANK)]),
-            ],
-        ),
+        ("trunk", Trunk(photo), [relative, joined([*traces, flags]), grid(2 * c.energies, ENERGY), one_base]),
         ("red", Color(photo.red_layer, photo.red), [hidden, grid(1, MEAN), one_bank, one_base]),
         ("blue", Color(photo.blue_layer, photo.blue), [hidden, grid(2, MEAN), one_bank, one_base]),
-        ("trace", Trace(photo), [grid(c.inner, INNER), uniform("", 3, 0, 255, 0), base]),
+        ("trace", Trace(photo), [relative, grid(3, PIXEL)]),
     ]
 
 
-def export_photo(photo: Photo, target: Path, card: dict[str, str]) -> None:
-    """Write `photo` as an exact ONNX file with its tables, geometry, proof and `card`. Raises `InexactGraph`."""
+def export_photo(photo: Photo, target: Path, card: dict[str, str], tiles: Tensor | None = None) -> None:
+    """Write `photo` as an exact ONNX file with its tables, geometry, proof and `card`. Raises `InexactGraph`.
+
+    With `tiles` (3, batch, height, width) of gray levels to measure its weights' sensitivity on, the model can adapt
+    to pictures, and the training step is written beside it, `target` with the suffix .step.onnx.
+    """
     photo.eval()
     set_exact(photo, True)
     graph = ExactGraph()
@@ -146,12 +132,20 @@ def export_photo(photo: Photo, target: Path, card: dict[str, str]) -> None:
     graph.constant(np.zeros((0, 0), np.float32), "nothing")
     graph.constant(shape_tables(photo.shapes), "shapes.cdf")
     graph.constant(scale_rates(), "shapes.rate")
+    adapts = []
+    if tiles is not None:
+        for name, values in units(photo, tiles).items():
+            graph.constant(values, name)
+        graph.constant(photo.shapes.weights().detach().numpy(), "shapes.mixture")
+        export_step(copy.deepcopy(photo), target.with_suffix(".step.onnx"))
+        adapts = list(adaptable(photo))
     model = assembled(graph, branches)
     metadata = {
         "family": "photo",
-        "format": "1",
+        "format": FORMAT,
         "config": json.dumps(asdict(photo.config)),
         "proof": json.dumps(graph.proof),
+        "adapts": json.dumps(adapts),
         **card,
     }
     helper.set_model_props(model, {f"gencodec.{key}": value for key, value in metadata.items()})

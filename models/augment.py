@@ -7,7 +7,7 @@ says otherwise, and draws its choices from the generator it is given.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ Resampling = Image.Resampling
 
 FILTERS = (Resampling.LANCZOS, Resampling.BICUBIC, Resampling.BILINEAR, Resampling.HAMMING, Resampling.BOX)
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+PHOTO_CD = np.array([1.8215, 1.3584, 2.2179], np.float32)
+"""Gray levels in a unit of Photo CD's red chroma, luma and blue chroma."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Chances:
 
 WIDE = Chances()
 """For learning: everything that can happen to a photograph, more often than it does."""
-MILD = Chances(toned=0.15, refocused=0.12, noisy=0.25, subsampled=0.45, compressed=0.04, gray=0.02)
+MILD = Chances(toned=0.15, refocused=0.12, noisy=0.2, subsampled=0.12, compressed=0.04, gray=0.02)
 """For the end of a training: about as often as among the pictures that people keep without loss."""
 
 
@@ -57,6 +59,53 @@ def augmented(photo: Pixels, size: int, rng: np.random.Generator, chances: Chanc
     if rng.random() < chances.gray:
         pixels = np.repeat(quantized(pixels @ LUMA)[..., None], 3, 2)
     return pixels
+
+
+def coded(photo: Pixels, size: int, rng: np.random.Generator, chances: Chances = WIDE) -> Pixels:
+    """A random `size` x `size` picture as the codes that a decoder made pixels of: red chroma, luma, blue chroma.
+
+    They are those of Photo CD, or those of JPEG, after the decoder has upsampled the chroma.
+    """
+    chances = replace(chances, subsampled=0.0, compressed=0.0, gray=0.0)
+    pixels = augmented(photo, size, rng, chances)
+    if rng.random() < 0.4:
+        buffer = io.BytesIO()
+        quality, subsampling = int(rng.integers(80, 100)), int(rng.integers(0, 3))
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+        image = Image.open(buffer)
+        image.draft("YCbCr", image.size)
+        return np.asarray(image)[..., [2, 0, 1]]
+    picture = pixels.astype(np.float32) + rng.uniform(-0.5, 0.5, pixels.shape).astype(np.float32)
+    luma = picture @ LUMA
+    red, blue = (picture[..., channel] - luma for channel in (0, 2))
+    planes = [red + 128 * PHOTO_CD[0], luma, blue + 128 * PHOTO_CD[2]]
+    codes = [plane / unit for plane, unit in zip(planes, PHOTO_CD, strict=True)]
+    if rng.random() < 0.85:
+        start = tuple(int(rng.random() < chance) for chance in (0.25, 0.25))
+        between = int(rng.integers(3))
+        for i in (0, 2):
+            moved = np.roll(codes[i], start, (0, 1))
+            codes[i] = np.roll(interpolated(moved, between), (-start[0], -start[1]), (0, 1))
+    return quantized(np.stack(codes, -1))
+
+
+def interpolated(plane: Picture, between: int) -> Picture:
+    """Every other code of every other row kept, those between made of their neighbors in whole numbers.
+
+    `between`: 0 rounds down and 1 up, along rows and then columns; 2 takes the mean of four at once.
+    """
+    kept = np.rint(smooth(plane[..., None], 0.6)[..., 0]).astype(np.int32)
+    east, south = np.roll(kept, -2, 1), np.roll(kept, -2, 0)
+    up = 1 if between == 1 else 0
+    result = kept.copy()
+    result[:, 1::2] = (kept + east + up)[:, ::2] >> 1
+    row = (kept + south + up) >> 1
+    result[1::2, ::2] = row[::2, ::2]
+    if between == 2:
+        result[1::2, 1::2] = (kept + east + south + np.roll(east, -2, 0) + 2)[::2, ::2] >> 2
+    else:
+        result[1::2, 1::2] = (row + np.roll(row, -2, 1) + up)[::2, ::2] >> 1
+    return result.astype(np.float32)
 
 
 def quantized(picture: NDArray[np.floating]) -> Pixels:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
-from gencodec.models.augment import WIDE, Chances, augmented
+from gencodec.models.augment import MILD, WIDE, Chances, augmented, coded
 
 SUFFIXES = {".png", ".webp", ".ppm", ".bmp", ".tif", ".tiff"}
 BLOCK = 128
@@ -45,9 +45,11 @@ class Tiles(IterableDataset[torch.Tensor]):
         seed: int,
         renewed: int = 2,
         chances: Chances = WIDE,
+        codes: bool = False,
     ):
+        """`codes`: luma and chroma codes instead of colors."""
         self.photos, self.batch, self.size, self.seed, self.renewed = photos, batch, size, seed, renewed
-        self.chances = chances
+        self.chances, self.make = chances, coded if codes else augmented
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         rng = np.random.default_rng(self.seed)
@@ -59,7 +61,7 @@ class Tiles(IterableDataset[torch.Tensor]):
 
     def block(self, rng: np.random.Generator) -> NDArray[np.uint8]:
         """One augmented picture, (3, BLOCK, BLOCK)."""
-        pixels = augmented(self.photos[rng.integers(len(self.photos))], BLOCK, rng, self.chances)
+        pixels = self.make(self.photos[rng.integers(len(self.photos))], BLOCK, rng, self.chances)
         return np.ascontiguousarray(pixels[..., COLOR_ORDER].transpose(2, 0, 1))
 
     def tile(self, block: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -73,9 +75,13 @@ def batches(tiles: Tiles) -> Iterator[torch.Tensor]:
     return iter(DataLoader(tiles, batch_size=None, num_workers=1, prefetch_factor=8))
 
 
-def held_out_tiles(photos: list[NDArray[np.uint8]], seed: int = 7) -> torch.Tensor:
-    """A fixed set of blocks, half of them as photographed and half augmented; (3, 2 * photos, BLOCK, BLOCK) uint8."""
+def held_out_tiles(photos: list[NDArray[np.uint8]], seed: int = 7, *, codes: bool = False) -> torch.Tensor:
+    """A fixed set of blocks, half of them as photographed and half augmented; (3, 2 * photos, BLOCK, BLOCK) uint8.
+
+    `codes`: all of them are made, as luma and chroma codes.
+    """
     rng = np.random.default_rng(seed)
-    plain = [p[:BLOCK, :BLOCK] for p in photos]
-    blocks = np.stack([*plain, *(augmented(p, BLOCK, rng) for p in photos)])
+    make = coded if codes else augmented
+    plain = [coded(p, BLOCK, rng, MILD) if codes else p[:BLOCK, :BLOCK] for p in photos]
+    blocks = np.stack([*plain, *(make(p, BLOCK, rng) for p in photos)])
     return torch.from_numpy(np.ascontiguousarray(blocks[..., COLOR_ORDER].transpose(3, 0, 1, 2)))

@@ -8,7 +8,8 @@ exported:
     blue    hidden features, both innovations       -> blue's distribution
     trace   a decoded pixel in its context          -> features it leaves for the pixels after it
 
-Arrays are feature-first, (features, ...positions), and colors are ordered green, red, blue.
+Arrays are feature-first, (features, ...positions), and colors are ordered green, red, blue. Pictures that are kept
+as luma and chroma (`gencodec.codec.colorcodes`) take the same network: luma is then "green", and the chromas follow.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from torch.nn import functional as F
 from gencodec.models.quantize import ExactLinear, Grid, Group, Mean, Snap, Table
 from gencodec.models.shapes import SCALES, SHAPES, Shapes
 
-MISSING = -1.0
-"""Gray level that marks a context pixel above the tile."""
+BEGINNING = 128.0
+"""Gray level left of a tile's first row."""
 
 PIXEL = Grid(-256, 256, 4)
 HIDDEN = Grid(0, 2047, 8)
@@ -49,20 +50,20 @@ class PhotoConfig:
 
     lag: int = 3
     """Steps that a row runs behind the row above: pixel (y, x) is coded at step x + lag * y."""
-    reach: tuple[tuple[int, int], ...] = ((-4, -1), (-4, 2), (-3, 3), (-1, 2))
+    reach: tuple[tuple[int, int], ...] = ((-4, -1), (-3, 2), (-2, 3), (-1, 1))
     """First and last column offset of the context, for the pixel's own row and each row above."""
-    trace_at: tuple[tuple[int, int], ...] = ((0, -1), (0, -2), (1, 0), (1, 1), (1, -1), (2, 0))
+    trace_at: tuple[tuple[int, int], ...] = ((0, -1), (0, -2), (1, 0), (1, 1), (1, -1))
     """Where traces are read: (rows up, column offset)."""
-    energies: int = 12
-    drifts: int = 4
+    energies: int = 9
+    drifts: int = 3
     row_pool: int = 6
     pool_rows: int = 8
     pool_columns: int = 12
-    inner: int = 24
-    hidden: int = 64
+    inner: int = 16
+    hidden: int = 48
     layers: int = 3
-    color_hidden: int = 32
-    bank: int = 6
+    color_hidden: int = 24
+    bank: int = 4
 
     @property
     def context(self) -> list[tuple[int, int]]:
@@ -108,7 +109,7 @@ class Head(nn.Module):
 
 
 class Photo(nn.Module):
-    """The network of the `photo` codec (16 to 30 kMAC a pixel)."""
+    """The network of the `photo` codec (16 kMAC a pixel at its default sizes)."""
 
     def __init__(self, config: PhotoConfig | None = None):
         super().__init__()
@@ -141,20 +142,19 @@ class Photo(nn.Module):
     def relative(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Base predictions (3, ...) in gray levels and the context relative to them, on PIXEL's grid.
 
-        `context` is (3 * pixels, ...) gray levels, color-minor; MISSING ones count as equal to the prediction.
+        `context` is (3 * pixels, ...) gray levels, color-minor.
         """
         at = {offset: i for i, offset in enumerate(self.config.context)}
         near = [context[3 * at[o] : 3 * at[o] + 3] for o in ((0, -1), (1, 0), (1, -1))]
         base = median_edge(*near)
-        difference = torch.where(context < 0, 0.0, context - torch.cat([base] * len(at)))
-        return base, difference * PIXEL.step
+        return base, (context - torch.cat([base] * len(at))) * PIXEL.step
 
-    def trace(self, inner: Tensor, residual: Tensor) -> Tensor:
+    def trace(self, relative: Tensor, residual: Tensor) -> Tensor:
         """What a decoded pixel leaves behind, (traces, ...).
 
-        `inner` is `self.inner` of its context, `residual` (3, ...) its gray levels minus the base, on PIXEL's grid.
+        `relative` is its context, `residual` (3, ...) its gray levels minus the base, both on PIXEL's grid.
         """
-        errors = self.errors(torch.cat([inner, residual]))
+        errors = self.errors(torch.cat([self.inner(relative), residual]))
         energies = self.energy(errors[: self.config.energies].abs())
         return torch.cat([energies, self.drift(errors[self.config.energies :])])
 
@@ -184,8 +184,12 @@ class Photo(nn.Module):
         """Code lengths in bits, (3, batch, height, width), of tiles `x` of gray levels of that shape."""
         base, relative = self.relative(gather_context(x, self.config))
         relative = relative.to(compute_dtype(x))
-        traces = self.trace(self.inner(relative), (x - base) * PIXEL.step)
+        traces = self.trace(relative, (x - base) * PIXEL.step)
         h = self.trunk(self.inputs(x, relative, traces))
+        return self.bits(x, base, relative, h)
+
+    def bits(self, x: Tensor, base: Tensor, relative: Tensor, h: Tensor) -> Tensor:
+        """Code lengths in bits of pixels `x` (3, ...) with hidden features `h`; shaped as `x`."""
         means, parameters, innovations = [], [], []
         with torch.autocast(x.device.type, enabled=False):
             banks = self.bank(relative.float()).chunk(3)
@@ -212,14 +216,16 @@ def gather_context(x: Tensor, config: PhotoConfig) -> Tensor:
     """Context (3 * pixels, batch, height, width) of tiles `x` (3, batch, height, width) by the edge rules.
 
     Left of a tile stands the first pixel of the row above (128 for the top row), right of it the row's last
-    pixel, above it MISSING.
+    pixel. The k-th row above a tile is its first row, `lag * k` columns later: what the wavefront has just decoded.
     """
     left = -min(first for first, _ in config.reach)
     right = max(last for _, last in config.reach)
     rows = len(config.reach) - 1
-    first = torch.cat([torch.full_like(x[:, :, :1, :1], 128.0), x[:, :, :-1, :1]], 2)
+    first = torch.cat([torch.full_like(x[:, :, :1, :1], BEGINNING), x[:, :, :-1, :1]], 2)
     canvas = torch.cat([first.expand(-1, -1, -1, left), x, x[..., -1:].expand(-1, -1, -1, right)], 3)
-    canvas = F.pad(canvas, (0, 0, rows, 0), value=MISSING)
+    top = canvas[:, :, :1]
+    above = [F.pad(top, (config.lag * k, 0), value=BEGINNING)[..., : top.shape[-1]] for k in range(rows, 0, -1)]
+    canvas = torch.cat([*above, canvas], 2)
     height, width = x.shape[-2:]
     cuts = [canvas[:, :, rows - up : rows - up + height, left + dx : left + dx + width] for up, dx in config.context]
     return torch.cat(cuts)

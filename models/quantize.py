@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 EXACT_LIMIT = 1 << 24
 """Integers below this magnitude, and so every partial sum below it, are exact in float32."""
+ROOM = EXACT_LIMIT // 2
+"""What sums may reach by the weights that are trained: the rest is room for changes that fit them to a picture."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class ExactLinear(nn.Module):
 
     Input: (in_features, ...) on the grids of `sources`, concatenated in order. Output: (out_features, ...) on
     the grids of `targets`. Weights become integers of at most `weight_bits` bits with a power-of-two scale per
-    output row, chosen as fine as `weight_bits` and the bound on partial sums (below 2**24) allow.
+    output row, chosen as fine as `weight_bits` and the bound on partial sums (ROOM, below 2**24) allow.
     """
 
     steps: Tensor
@@ -98,7 +100,7 @@ class ExactLinear(nn.Module):
         by_width = torch.log2((2 ** (self.weight_bits - 1) - 1) / w.amax(1).clamp_min(1e-12))
         # half a unit of rounding a weight, and the bias, take part in the worst sum
         worst = (w * self.reach).sum(1) + self.bias.detach().abs() + self.target_steps
-        by_bound = torch.log2((EXACT_LIMIT - 2 - 0.5 * self.reach.sum()) / worst)
+        by_bound = torch.log2((ROOM - 2 - 0.5 * self.reach.sum()) / worst)
         return torch.floor(torch.minimum(by_width, by_bound))
 
     def rounded(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,16 @@ class Schedule:
 class Trainer:
     """A model, its averaged copy and optimizer, and where they are kept between runs."""
 
-    def __init__(self, model: nn.Module, schedule: Schedule, checkpoint: Path, device: str = "cpu"):
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        checkpoint: Path,
+        device: str = "cpu",
+        about: Mapping[str, Any] | None = None,
+    ):
+        """`about`: what else to keep in the checkpoint, such as the network's sizes."""
+        self.about = dict(about or {})
         self.model = model.to(device)
         self.averaged = copy.deepcopy(self.model).eval()
         self.schedule, self.checkpoint, self.device = schedule, checkpoint, device
@@ -53,14 +62,25 @@ class Trainer:
         for network in (self.model, self.averaged):
             set_exact(network, schedule.exact)
 
-    def run(self, batches: Iterator[Tensor], evaluate: Callable[[nn.Module], float], log: Callable[[str], Any]) -> None:
-        """Train until the budget is spent; `evaluate` gives held-out bits per symbol of the averaged weights."""
+    def run(
+        self,
+        batches: Iterator[Tensor],
+        evaluate: Callable[[nn.Module], float],
+        log: Callable[[str], Any],
+        progress: Callable[[float], Any] | None = None,
+    ) -> None:
+        """Train until the budget is spent; `evaluate` gives held-out bits per symbol of the averaged weights.
+
+        `log` takes a line for every evaluation, `progress` the share of the budget that is spent.
+        """
         budget = self.schedule.minutes * 60
         last_report, recent = self.seconds, []
         while self.seconds < budget:
             start = time.monotonic()
             recent.append(self.step(next(batches)))
             self.seconds += time.monotonic() - start
+            if progress:
+                progress(min(1.0, self.seconds / budget))
             if self.seconds - last_report > self.schedule.every * 60 or self.seconds >= budget:
                 last_report = self.seconds
                 self.report(sum(recent) / len(recent), evaluate(self.averaged), log)
@@ -95,6 +115,7 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint, never half of it."""
         state = {
+            **self.about,
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,12 @@ class Model:
     """Weights that may run on several threads at once; made by `load`."""
 
     def __init__(self, card: ModelCard, data: bytes, *, threads: int | None, device: str, optimize: bool = True):
-        if hashlib.sha256(data).hexdigest() != card.sha256:
-            raise UnknownModel(f"the weights of {card.name} are not the ones that its card names")
         provider_of(device)  # a device that is not there is refused at once
         self.card, self.device, self.optimize = card, device, optimize
         self.given_threads, self.threads = threads, threads or os.cpu_count() or 1
+        self.adapted = hashlib.sha256(data).hexdigest() != card.sha256
         self.file = onnxfile.read(data)
-        self.worst_sum = proof.check(self.file)
+        self.worst_sum = proof.check(self.file, adapted=self.adapted)
         self._sessions: dict[int, ort.InferenceSession] = {}
         self._lock = threading.Lock()
 
@@ -44,15 +44,38 @@ class Model:
         except (KeyError, ValueError) as error:
             raise InvalidFile(f"the model {self.card.name} does not say how it is built") from error
 
-    @property
+    @cached_property
     def serial(self) -> Model:
         """The same model with one thread an operation, for callers that run several operations at once."""
+        if self.given_threads == 1:
+            return self
+        if self.adapted:
+            return Model(self.card, self.file.data, threads=1, device=self.device, optimize=self.optimize)
         return load(self.card, threads=1, device=self.device, optimize=self.optimize)
+
+    @cached_property
+    def step(self) -> ort.InferenceSession | None:
+        """The session of the training step that the exporter wrote beside the model, if it did."""
+        file = self.card.file.with_suffix(".step.onnx")
+        if not file.exists():
+            return None
+        # threads that spin between steps would keep numpy's from working
+        return open_session(file.read_bytes(), threads=self.given_threads, device=self.device, spin=False)
+
+    def changed(self, values: Mapping[str, NDArray[np.generic]]) -> Model:
+        """A model with other values for some of its constants, proved again. Raises `InexactGraph`."""
+        data = self.file.replaced(values)
+        return Model(self.card, data, threads=self.given_threads, device=self.device, optimize=self.optimize)
 
     @property
     def family(self) -> str:
         """Which codec the model belongs to."""
         return self.file.metadata.get("gencodec.family", "")
+
+    @property
+    def format(self) -> str:
+        """Version of what the family's stages take and give."""
+        return self.file.metadata.get("gencodec.format", "")
 
     def constant(self, name: str) -> NDArray[np.generic]:
         """A table that the model ships beside its graph. Raises `InvalidFile` if it has none of that name."""
@@ -97,5 +120,7 @@ def load(
                 data = card.file.read_bytes()
             except OSError as error:
                 raise UnknownModel(f"the weights of {card.name} are missing: {error.strerror}") from error
+            if hashlib.sha256(data).hexdigest() != card.sha256:
+                raise UnknownModel(f"the weights of {card.name} are not the ones that its card names")
             _warm[key] = Model(card, data, threads=threads, device=device, optimize=optimize)
         return _warm[key]

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gencodec.errors import InexactGraph
 from gencodec.runtime.onnxfile import OnnxFile
@@ -13,12 +14,13 @@ from gencodec.runtime.onnxfile import OnnxFile
 EXACT_LIMIT = 1 << 24
 
 
-def check(file: OnnxFile) -> int:
+def check(file: OnnxFile, *, adapted: bool = False) -> int:
     """The largest sum that any layer of `file` can reach.
 
     Every layer named in the proof has its bound, max|a| * sum|w| + |b| per output, computed from the integer
     weights and compared with 2**24 and with what the proof states; weights that no layer of the proof names are
-    refused too. Raises `InexactGraph`.
+    refused too. The weights of an `adapted` file have sums other than stated, and the same limit. Raises
+    `InexactGraph`.
     """
     try:
         layers: list[dict[str, Any]] = json.loads(file.metadata["gencodec.proof"])
@@ -31,7 +33,7 @@ def check(file: OnnxFile) -> int:
     for layer, value in worst.items():
         if value >= EXACT_LIMIT:
             raise InexactGraph(f"layer {layer} is not exact: its sums can reach {value}, the limit is {EXACT_LIMIT}")
-        if value != stated[layer]:
+        if value != stated[layer] and not adapted:
             raise InexactGraph(f"layer {layer} has other weights than its proof")
     weights = {name.removesuffix(".weight") for name in file.constants if name.endswith(".weight")}
     if unproved := sorted(weights - worst.keys()):
@@ -39,7 +41,15 @@ def check(file: OnnxFile) -> int:
     return max(worst.values())
 
 
+def reaches(file: OnnxFile) -> dict[str, NDArray[np.int64]]:
+    """Largest magnitudes of each layer's inputs, (columns,), as the proof of a checked `file` states them."""
+    return {layer["layer"]: _reach(layer) for layer in json.loads(file.metadata["gencodec.proof"])}
+
+
+def _reach(layer: dict[str, Any]) -> NDArray[np.int64]:
+    return np.concatenate([np.full(int(n), int(magnitude), np.int64) for n, magnitude in layer["reach"]])
+
+
 def _worst(file: OnnxFile, layer: dict[str, Any]) -> int:
     weight, bias = (file.constants[f"{layer['layer']}.{part}"].astype(np.int64) for part in ("weight", "bias"))
-    reach = np.concatenate([np.full(int(n), int(magnitude), np.int64) for n, magnitude in layer["reach"]])
-    return int((np.abs(weight) @ reach + np.abs(bias)).max())
+    return int((np.abs(weight) @ _reach(layer) + np.abs(bias)).max())

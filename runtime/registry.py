@@ -34,6 +34,8 @@ class ModelCard:
     """What the weights were trained on."""
     paper: str
     aliases: tuple[str, ...] = field(default=())
+    for_codes: str = ""
+    """The model to take in its place for pictures that were made of luma and chroma codes."""
 
     @property
     def family(self) -> str:
@@ -52,11 +54,33 @@ MODELS: tuple[ModelCard, ...] = (
         wire_id=1,
         sha256="8072876bb14f020f6ee7ab164ab4c2aa209828df533dd155b398b060605c3a4f",
         file=WEIGHTS / "photo-base.1.onnx",
-        summary="lossless photographs: a causal network over decoded neighbors, 29 thousand weights",
+        summary="lossless photographs: the first network, 29 thousand weights",
+        licence="Apache-2.0",
+        data="749 openly licensed photographs, rescaled, toned, noisy, chroma-subsampled and JPEG-coded at random",
+        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+    ),
+    ModelCard(
+        name="photo-base.2",
+        wire_id=2,
+        sha256="2d6781206d84a8b5ee9a67e59d59126e0237d282b4a30a4973dd08d697b2e24d",
+        file=WEIGHTS / "photo-base.2.onnx",
+        summary="lossless photographs: a causal network over decoded neighbors, fitted to pictures, 17 k weights",
         licence="Apache-2.0",
         data="749 openly licensed photographs, rescaled, toned, noisy, chroma-subsampled and JPEG-coded at random",
         paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
         aliases=("photo", "photo-base"),
+        for_codes="photo-codes.1",
+    ),
+    ModelCard(
+        name="photo-codes.1",
+        wire_id=3,
+        sha256="d2a14f46a905e620b6b2d153807a0213cf0abb578eb2bc27b5a032f5546837e1",
+        file=WEIGHTS / "photo-codes.1.onnx",
+        summary="photo-base.2's network for luma and chroma codes, as of pictures that were JPEG, WebP or Photo CD",
+        licence="Apache-2.0",
+        data="749 openly licensed photographs, rescaled, toned and noisy at random, as codes of Photo CD and JPEG",
+        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        aliases=("photo-codes",),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Fixtures that several files share: a photo network small enough to export and run in a moment."""
+"""Fixtures that several files share: photo networks small enough to export and run in a moment."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gencodec.models.photo import Photo
     from gencodec.runtime import Model
+
+
+def untrained() -> Photo:
+    """A photo network of a few hundred weights."""
+    import torch
+
+    from gencodec.models.photo import Photo, PhotoConfig
+
+    torch.manual_seed(11)
+    return Photo(PhotoConfig(hidden=8, layers=2, inner=6, color_hidden=8, bank=2, energies=3, drifts=2)).eval()
 
 
 @pytest.fixture(scope="session")
@@ -17,10 +29,7 @@ def tiny_photo() -> Photo:
     """An untrained photo network of a few hundred weights, whose distributions differ from pixel to pixel."""
     import torch
 
-    from gencodec.models.photo import Photo, PhotoConfig
-
-    torch.manual_seed(11)
-    photo = Photo(PhotoConfig(hidden=8, layers=2, inner=6, color_hidden=8, bank=2, energies=3, drifts=2)).eval()
+    photo = untrained()
     with torch.no_grad():
         for head in (photo.green, photo.red, photo.blue):
             head.linear.weight[0].mul_(0.2)  # means near the base prediction, as in trained networks
@@ -44,3 +53,46 @@ def tiny(tiny_file: Path) -> Model:
     from gencodec.runtime import load
 
     return load(tiny_file, threads=1, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def slopes() -> Tensor:
+    """Tiles of smooth shading with a little grain, (3, 8, 32, 32) gray levels."""
+    import torch
+
+    torch.manual_seed(5)
+    along = torch.arange(32.0) * torch.randn(2, 1, 8, 1)
+    plane = 128 + 30 * torch.randn(3, 8, 1, 1) + along[0][..., None] + along[1][:, :, None]
+    return (plane + 2 * torch.randn(3, 8, 32, 32)).round().clamp(0, 255)
+
+
+@pytest.fixture(scope="session")
+def adaptive_photo(slopes: Tensor) -> Photo:
+    """A tiny network that has learned a little of slopes."""
+    from gencodec.models.soap import Soap
+
+    photo = untrained()
+    optimizer = Soap(photo.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        photo(slopes).mean().backward()
+        optimizer.step()
+    return photo
+
+
+@pytest.fixture(scope="session")
+def adaptive_file(adaptive_photo: Photo, slopes: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network of slopes as an exported file, with the training step by which it adapts to pictures beside it."""
+    from gencodec.export.photo import export_photo
+
+    path = tmp_path_factory.mktemp("adaptive") / "photo-adaptive.onnx"
+    export_photo(adaptive_photo, path, {"licence": "none"}, slopes)
+    return path
+
+
+@pytest.fixture(scope="session")
+def adaptive(adaptive_file: Path) -> Model:
+    """The exported network of slopes, on one thread of the CPU."""
+    from gencodec.runtime import load
+
+    return load(adaptive_file, threads=1, device="cpu")

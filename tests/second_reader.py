@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 CHANNELS_WITHOUT_ALPHA = {1: 1, 2: 1, 3: 3, 4: 3}
 ORDINARY = {0, 1, 2, 3, 4, 5}
-CODERS_OF_KIND = {1: {0, 1}, 2: ORDINARY | {16}, 3: ORDINARY, 5: ORDINARY}
+CODERS_OF_KIND = {1: {0, 1}, 2: ORDINARY | {16}, 3: ORDINARY, 4: {17}, 5: ORDINARY, 6: {0}}
 VALUE_LENGTHS = {4: 1, 5: 4, 6: 32, 7: 9, 8: 4}
 
 
@@ -46,7 +46,7 @@ def read(data: bytes) -> File:
     require(data[:8] == bytes.fromhex("8B474E430D0A1A0A"), "magic")
     require(len(data) >= 25, "short header")
     version, flags, channels, depth = data[8:12]
-    require(version == 1, "version")
+    require(version in (1, 2), "version")
     width, height, sample_crc = struct.unpack("<III", data[12:24])
     require(1 <= data[24] <= 8, "number of sections")
     table, position = [], 25
@@ -65,8 +65,11 @@ def read(data: bytes) -> File:
     require(position == len(data), "trailing bytes")
     kinds = [row.kind for row in rows]
     require(kinds == sorted(set(kinds)), "order of kinds")
-    shown = [kind for kind in kinds if kind != 1]
+    shown = [kind for kind in kinds if kind not in (1, 4, 6)]
     require(shown in ([5], [2] if channels in (1, 3) else [2, 3]), "kinds")
+    if 4 in kinds or 6 in kinds:
+        require(version == 2 and any(row.coder == 16 for row in rows), "ADAPTATION or CODES")
+        require(6 not in kinds or channels > 2, "CODES without colors")
     return File(channels, depth, width, height, sample_crc, rows)
 
 
@@ -117,7 +120,7 @@ def metadata(file: File) -> dict[int, bytes]:
 def samples(file: File) -> bytes | None:
     """Return the samples of an image in one section of RAW, DEFLATE or CONSTANT; None for other coders."""
     row = file.rows[-1]
-    if row.kind == 3 or row.coder not in (0, 1, 5):
+    if row.kind in (3, 4, 6) or row.coder not in (0, 1, 5):
         return None
     size = file.width * file.height * file.channels * (1 if file.depth in (1, 2, 4, 8) else 2)
     data = row.payload * (file.width * file.height) if row.coder == 5 else inflated(row, size)

@@ -23,6 +23,7 @@ class Card:
     aliases: tuple[str, ...] = ("photo",)
     wire_id: int = 0xFFFE
     sha256: str = WEIGHTS
+    for_codes: str = ""
 
     @property
     def weights_prefix(self) -> bytes:
@@ -42,23 +43,27 @@ class Encoded:
 
 @dataclass
 class StandIn:
-    """Counts the calls; `padding` zero bytes are put after every payload."""
+    """Counts the calls; `padding` zero bytes are put after every payload. No picture is worth adapting to."""
 
     padding: int = 0
     encoded: int = 0
     decoded: int = 0
+    efforts: list[int] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Take the place of gencodec.codec.photo and gencodec.runtime."""
-        photo, runtime = types.ModuleType("gencodec.codec.photo"), types.ModuleType("gencodec.runtime")
+        """Take the place of gencodec.runtime, and of the modules of gencodec.codec that run networks."""
+        names = ("codec.photo", "codec.adapting", "codec.adaptation", "runtime")
+        modules = {name: types.ModuleType(f"gencodec.{name}") for name in names}
+        photo, adapting, _, runtime = modules.values()
         vars(photo).update(encode=self.encode, decode=self.decode)
+        vars(adapting).update(adapted=lambda pixels, model, effort, report: self.efforts.append(effort))
         vars(runtime).update(
             list_models=lambda: [Card()],
             find_model=find_model,
             model_for=model_for,
             load=lambda card, **_: Model(card),
         )
-        for name, module in (("codec.photo", photo), ("runtime", runtime)):
+        for name, module in modules.items():
             parent, _, child = f"gencodec.{name}".rpartition(".")
             monkeypatch.setitem(sys.modules, f"gencodec.{name}", module)
             monkeypatch.setattr(sys.modules[parent], child, module, raising=False)

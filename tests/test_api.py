@@ -222,8 +222,33 @@ def test_progress_ends_at_one() -> None:
         assert all(0 <= share <= 1 for share in shares)
 
 
+@pytest.mark.parametrize("effort", [1, 2, 9])
+def test_effort_reaches_the_codec(stand_in: StandIn, effort: int) -> None:
+    pixels = photo(48, 64, 3)
+    np.testing.assert_array_equal(gencodec.decompress(gencodec.compress(pixels, effort=effort)).pixels, pixels)
+    gencodec.save(pixels, io.BytesIO(), effort=effort)
+    assert stand_in.efforts == [effort, effort]
+
+
+def test_effort_is_5_unless_said_otherwise(stand_in: StandIn) -> None:
+    gencodec.compress(photo(48, 64, 3))
+    gencodec.save(photo(48, 64, 3), io.BytesIO())
+    assert stand_in.efforts == [5, 5]
+
+
+@pytest.mark.usefixtures("neural")
+def test_the_least_effort_is_lossless() -> None:
+    pixels = photo(100, 100, 3)
+    data = gencodec.compress(pixels, effort=1)
+    np.testing.assert_array_equal(gencodec.decompress(data).pixels, pixels)
+    assert SectionKind.ADAPTATION not in [kind for kind, _ in coders(data)]
+
+
 @pytest.mark.usefixtures("neural")
 def test_wrong_arguments_are_usage_errors() -> None:
+    for effort in (0, 10, -5):
+        with pytest.raises(UsageError, match=f"from 1 to 9, not {effort}"):
+            gencodec.compress(photo(9, 9, 3), effort=effort)
     with pytest.raises(UsageError):
         gencodec.compress(photo(9, 9, 3), model="no-such-model")
     with pytest.raises(UsageError):

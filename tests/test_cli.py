@@ -178,7 +178,11 @@ def test_options_reach_the_codec(picture: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(api, "compress", compress)
     gencodec("compress", picture, "--threads", 3, "--device", "cpu")
-    assert given == {"model": "photo", "threads": 3, "device": "cpu", "progress": None}
+    assert given == {
+        "model": "photo", "effort": 5, "threads": 3, "device": "cpu", "progress": None, "note": None
+    }  # fmt: skip
+    gencodec("compress", picture, "--effort", 9, "-f")
+    assert given["effort"] == 9
 
 
 def test_lossy_source_needs_force(folder: Path) -> None:
@@ -189,6 +193,14 @@ def test_lossy_source_needs_force(folder: Path) -> None:
     assert gencodec("compress", "a.jpg", "--force-lossy-source").exit_code == 0
     assert gencodec("decompress", "a.jpg.gnc").exit_code == 0
     assert np.array_equal(pixels("a.jpg.png"), pixels("a.jpg"))
+
+
+@pytest.mark.parametrize("effort", [1, 9])
+def test_any_effort_is_lossless(folder: Path, effort: int) -> None:
+    PillowImage.fromarray(smooth(40, 50)).save("a.png")
+    assert gencodec("compress", "a.png", "--effort", effort, "-o", "b.gnc").exit_code == 0
+    assert gencodec("decompress", "b.gnc").exit_code == 0
+    assert np.array_equal(pixels("b.png"), pixels("a.png"))
 
 
 # Overwriting
@@ -233,6 +245,9 @@ def test_devices_stay_devices(picture: Path) -> None:
         (["compres", "a.png"], "Did you mean 'compress'"),
         (["--nonsense"], "--nonsense"),
         (["compress", "a.png", "--threads", "0"], "--threads"),
+        (["compress", "a.png", "--effort", "0"], "--effort"),
+        (["compress", "a.png", "--effort", "10"], "--effort"),
+        (["compress", "a.png", "--effort", "much"], "--effort"),
         (["compress", "a.png", "b.png", "-o", "c.gnc"], "--output-dir"),
         (["compress", "a.png", "-o", "b", "--output-dir", "c"], "exclude each other"),
         (["compress", "-", "-"], "only once"),
@@ -418,11 +433,12 @@ def test_an_image_from_a_terminal_is_refused(folder: Path) -> None:
     assert b"terminal" in done.stderr
 
 
-def test_progress_only_on_a_terminal(picture: Path) -> None:
+def test_progress_and_notes_only_on_a_terminal(picture: Path) -> None:
     before = (
         "from gencodec.codec import api\n"
-        "def compress(image, *, progress, **_):\n"
+        "def compress(image, *, progress, note, **_):\n"
         "    if progress: progress(0.37)\n"
+        "    if note: note('step 3 of 7')\n"
         "    return b'data'\n"
         "api.compress = compress"
     )
@@ -435,8 +451,10 @@ def test_progress_only_on_a_terminal(picture: Path) -> None:
         os.close(leader)
     assert (done.returncode, done.stdout) == (0, b"data")
     assert "37%" in shown
+    assert "a.png: step 3 of 7" in shown
     piped = process("compress", picture, "-o", "-", before=before)
     assert b"%" not in piped.stderr
+    assert b"step" not in piped.stderr
 
 
 # Interruptions and full disks

@@ -25,7 +25,7 @@ GOLDEN = json.loads(MANIFEST.read_text())
 
 def example() -> bytes:
     """The bytes of the document's worked example."""
-    block = FORMAT[FORMAT.index("## 9. An example") :].split("```")[1]
+    block = re.split(r"^## \d+\. An example$", FORMAT, flags=re.MULTILINE)[1].split("```")[1]
     return bytes.fromhex("".join(re.findall(r"^(?:[0-9A-F]{2} )+", block, re.MULTILINE)))
 
 
@@ -51,8 +51,13 @@ def containers(draw: st.DrawFn) -> Container:
     sections = [Section(SectionKind.METADATA, draw(st.sampled_from([Coder.RAW, Coder.DEFLATE])), draw(payloads))]
     if draw(st.booleans()):
         sections.append(draw(colors))
+        modelled = sections[-1].coder is Coder.MODEL
         if channels in (2, 4):
             sections.append(Section(SectionKind.ALPHA, Coder.WEBP, draw(payloads)))
+        if modelled and draw(st.booleans()):
+            sections.append(Section(SectionKind.ADAPTATION, Coder.CHANGES, draw(payloads)))
+        if modelled and channels > 2 and draw(st.booleans()):
+            sections.append(Section(SectionKind.CODES, Coder.RAW, draw(payloads)))
     else:
         sections.append(Section(SectionKind.PIXELS, Coder.PNG, draw(payloads)))
     side = st.integers(1, 1024)
@@ -106,6 +111,91 @@ def test_header_needs_no_payload(container: Container) -> None:
     assert gnc.read_header(file[: header.bytes]) == header
     assert header.bytes + header.payload_bytes == len(file)
     assert len(file) == 29 + sum(section.file_bytes for section in container.sections)
+
+
+MODELLED = Section(SectionKind.COLOR, Coder.MODEL, b"color", ModelRef(1, bytes(8)))
+ALPHA = Section(SectionKind.ALPHA, Coder.RAW, b"alpha")
+ADAPTATION = Section(SectionKind.ADAPTATION, Coder.CHANGES, b"changes")
+CODES = Section(SectionKind.CODES, Coder.RAW, b"codes")
+
+
+def written(*sections: Section, channels: int = 3) -> bytes:
+    """A file with these sections, whether or not it may have them."""
+    return gnc.write(Container(4, 4, channels, 8, 0, sections))
+
+
+def with_version(file: bytes, version: int) -> bytes:
+    """The file with another version in its header, and the header's checksum made right."""
+    end = gnc.read_header(file).bytes - 4
+    head = file[:8] + bytes([version]) + file[9:end]
+    return head + gnc.zlib.crc32(head).to_bytes(4, "little") + file[end + 4 :]
+
+
+@pytest.mark.parametrize("added", [(), (ADAPTATION,), (CODES,), (ADAPTATION, CODES)])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_version_is_the_first_that_has_all_sections(added: tuple[Section, ...], channels: int) -> None:
+    sections = (MODELLED, ALPHA, *added) if channels == 4 else (MODELLED, *added)
+    data = written(*sections, channels=channels)
+    assert data[8] == gnc.read_header(data).version == (2 if added else 1)
+    assert gnc.read(data).sections == sections
+    if added:
+        with pytest.raises(InvalidFile, match="sections that format version 1 lacks"):
+            gnc.read_header(with_version(data, 1))
+    for version in (0, 3, 255):
+        with pytest.raises(InvalidFile, match=f"version {version}, and this gencodec reads up to version 2"):
+            gnc.read_header(with_version(data, version))
+
+
+ORDINARY = Section(SectionKind.COLOR, Coder.RAW, b"color")
+PIXELS = Section(SectionKind.PIXELS, Coder.RAW, b"pixels")
+
+
+@pytest.mark.parametrize(
+    ("sections", "channels", "words"),
+    [
+        ((ORDINARY, ADAPTATION), 3, "but no model did"),
+        ((ORDINARY, CODES), 3, "but no model did"),
+        ((ADAPTATION, PIXELS), 3, "but no model did"),
+        ((PIXELS, CODES), 4, "but no model did"),
+        ((ADAPTATION,), 3, "do not make up an image"),
+        ((CODES,), 3, "do not make up an image"),
+        ((MODELLED, ADAPTATION, PIXELS), 3, "do not make up an image"),
+        ((MODELLED, ADAPTATION), 4, "do not make up an image"),
+        ((MODELLED, CODES), 1, "an image without color"),
+        ((MODELLED, ALPHA, CODES), 2, "an image without color"),
+        ((ADAPTATION, MODELLED), 3, "out of order"),
+        ((MODELLED, CODES, ADAPTATION), 3, "out of order"),
+        ((MODELLED, ADAPTATION, ALPHA), 4, "out of order"),
+        ((CODES, MODELLED), 3, "out of order"),
+        ((MODELLED, ADAPTATION, ADAPTATION), 3, "repeated"),
+        ((MODELLED, CODES, CODES), 3, "repeated"),
+    ],
+)
+def test_sections_of_version_2_where_they_may_not_stand(
+    sections: tuple[Section, ...], channels: int, words: str
+) -> None:
+    data = written(*sections, channels=channels)
+    with pytest.raises(InvalidFile, match=words):
+        gnc.read_header(data)
+    with pytest.raises(second_reader.Refused):
+        second_reader.read(data)
+
+
+@pytest.mark.parametrize("kind", [SectionKind.ADAPTATION, SectionKind.CODES])
+@pytest.mark.parametrize("coder", [coder for coder in Coder if coder is not Coder.MODEL])
+def test_sections_of_version_2_have_one_coder(kind: SectionKind, coder: Coder) -> None:
+    data = written(MODELLED, Section(kind, coder, b"data"))
+    if coder is {SectionKind.ADAPTATION: Coder.CHANGES, SectionKind.CODES: Coder.RAW}[kind]:
+        assert gnc.read(data).section(kind)
+        return
+    with pytest.raises(InvalidFile, match=f"{kind.name} cannot be coded by {coder.name}"):
+        gnc.read_header(data)
+
+
+def test_nothing_else_is_coded_by_changes() -> None:
+    for kind in (SectionKind.METADATA, SectionKind.COLOR, SectionKind.ALPHA, SectionKind.PIXELS):
+        with pytest.raises(InvalidFile, match=f"{kind.name} cannot be coded by CHANGES"):
+            gnc.read_header(written(Section(kind, Coder.CHANGES, b"data")))
 
 
 def test_overhead_is_small() -> None:

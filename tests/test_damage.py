@@ -106,7 +106,7 @@ def test_random_bytes(data: bytes, with_magic: bool) -> None:
 @pytest.mark.parametrize(
     ("offset", "value", "words"),
     [
-        (8, b"\2", "format version 2"),
+        (8, b"\3", "format version 3"),
         (8, b"\0", "format version 0"),
         (9, b"\x80", "reserved flags"),
         (10, b"\0", "0 channels"),
@@ -123,6 +123,8 @@ def test_random_bytes(data: bytes, with_magic: bool) -> None:
         (25, b"\0", "unknown kind 0"),
         (25, b"\x07", "unknown kind 7"),
         (25, b"\4", "ADAPTATION cannot be coded"),
+        (25, b"\6", "sections that format version 1 lacks"),
+        (26, b"\x11", "METADATA cannot be coded by CHANGES"),
         (25, b"\2", "repeated or out of order"),
         (26, b"\x0f", "unknown coder 15"),
         (26, b"\2", "METADATA cannot be coded by WEBP"),

@@ -21,13 +21,16 @@ from torch.nn import functional as F
 from gencodec.codec import photo as photo_codec
 from gencodec.codec.tiling import Tiling
 from gencodec.errors import InexactGraph
+from gencodec.export.adaptation import REFERENCE, adaptable
+from gencodec.export.adaptation import linear as linear_of
 from gencodec.export.exact import EXACT_LIMIT, ExactGraph
 from gencodec.export.lower import grids, lower
 from gencodec.export.photo import export_photo
 from gencodec.export.values import Value, uniform
+from gencodec.models import quantize
 from gencodec.models.photo import Photo
 from gencodec.models.quantize import ExactLinear, Grid, Group, Mean, Snap, Table, set_exact
-from gencodec.runtime import Model, onnxfile, proof
+from gencodec.runtime import Model, load, onnxfile, proof
 from gencodec.runtime.session import open_session
 
 POINTS = 400
@@ -122,7 +125,8 @@ def test_a_weighted_sum_of_several_grids(targets: list[Group]) -> None:
     assert weight.dtype == np.int16
 
 
-def test_a_sum_near_the_limit_is_still_exact() -> None:
+def test_a_sum_near_the_limit_is_still_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "ROOM", EXACT_LIMIT)
     layer = linear([(60, Grid(-2047, 2047, 0))], [(4, Grid(-(2**22), 2**22, 0))], 12)
     graph = assert_parity(Applied(lambda f, a, b: f(a), layer), rows(60, Grid(-2047, 2047, 0)), rows(1, SMALL))
     worst = graph.proof[0]["worst"]
@@ -320,7 +324,9 @@ def test_more_rows_than_declared_are_refused() -> None:
 def test_the_photo_file_has_a_sound_proof_and_its_geometry(tiny_photo: Photo, tiny_file: Path) -> None:
     file = onnxfile.read(tiny_file.read_bytes())
     assert file.metadata["gencodec.family"] == "photo"
+    assert file.metadata["gencodec.format"] == "2"
     assert file.metadata["gencodec.licence"] == "none"
+    assert json.loads(file.metadata["gencodec.adapts"]) == []
     config = json.loads(file.metadata["gencodec.config"])
     assert config["lag"] == tiny_photo.config.lag
     assert config["hidden"] == 8
@@ -328,13 +334,75 @@ def test_the_photo_file_has_a_sound_proof_and_its_geometry(tiny_photo: Photo, ti
     stated = json.loads(file.metadata["gencodec.proof"])
     # layers that take part in several stages are proved in each
     assert len(stated) >= len(linears)
-    assert proof.check(file) == max(layer["worst"] for layer in stated) < EXACT_LIMIT
+    assert proof.check(file) == max(layer["worst"] for layer in stated) < quantize.ROOM
     onnx.checker.check_model(onnx.load(tiny_file), full_check=True)
 
 
 def test_exports_are_reproducible(tiny_photo: Photo, tiny_file: Path, tmp_path: Path) -> None:
     export_photo(tiny_photo, tmp_path / "again.onnx", {"licence": "none"})
     assert (tmp_path / "again.onnx").read_bytes() == tiny_file.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["again.onnx"]
+
+
+def test_exports_that_adapt_are_reproducible(
+    adaptive_photo: Photo, adaptive_file: Path, slopes: Tensor, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.onnx"
+    export_photo(adaptive_photo, again, {"licence": "none"}, slopes)
+    assert again.read_bytes() == adaptive_file.read_bytes()
+    steps = [path.with_suffix(".step.onnx").read_bytes() for path in (again, adaptive_file)]
+    assert steps[0] == steps[1]
+
+
+def test_a_model_that_adapts_codes_as_the_same_model_that_does_not(
+    adaptive_photo: Photo, adaptive: Model, tmp_path: Path
+) -> None:
+    export_photo(adaptive_photo, tmp_path / "plain.onnx", {"licence": "none"})
+    plain = load(tmp_path / "plain.onnx", threads=1, device="cpu")
+    pixels = smooth_picture(40, 60, 3, seed=1)
+    assert photo_codec.encode(pixels, plain).payload == photo_codec.encode(pixels, adaptive).payload
+    added = adaptive.file.constants.keys() - plain.file.constants.keys()
+    layers = json.loads(adaptive.file.metadata["gencodec.adapts"])
+    assert added == {"shapes.mixture", *(f"{one}.{part}_units" for one in layers for part in ("row", "column"))}
+
+
+def test_units_say_what_integers_mean(adaptive_photo: Photo, adaptive: Model) -> None:
+    """`integer * 2**(column - row)` is the weight that the exact network has."""
+    names = adaptable(adaptive_photo)
+    assert list(names) == json.loads(adaptive.file.metadata["gencodec.adapts"])
+    set_exact(adaptive_photo, True)
+    for name, own in names.items():
+        layer = linear_of(adaptive_photo, own)
+        weight, bias = (adaptive.constant(f"{name}.{part}").astype(np.int64) for part in ("weight", "bias"))
+        rows, columns = (adaptive.constant(f"{name}.{part}_units") for part in ("row", "column"))
+        assert rows.dtype == columns.dtype == np.int8
+        assert (rows.shape, columns.shape) == ((2, len(weight)), (2, weight.shape[1] + 1))
+        scale = np.exp2(columns[0].astype(float) - rows[0][:, None])
+        expected = [part.detach().numpy() for part in layer.rounded()]
+        np.testing.assert_array_equal(weight * scale[:, :-1], expected[0])
+        np.testing.assert_array_equal(bias * scale[:, -1], expected[1])
+
+
+def test_steps_of_changes_cost_about_as_much(adaptive_photo: Photo, adaptive: Model, slopes: Tensor) -> None:
+    """A step's square times the mean square of the weight's gradients is 12 / REFERENCE, but for rounding."""
+    set_exact(adaptive_photo, True)
+    for name, own in list(adaptable(adaptive_photo).items())[:3]:
+        rows, columns = (adaptive.constant(f"{name}.{part}_units").astype(float) for part in ("row", "column"))
+        step = np.exp2(columns.sum(0) - rows[0][:, None] + rows[1][:, None])
+        layer, seen = linear_of(adaptive_photo, own), {}
+
+        def remember(_: nn.Module, inputs: tuple[Tensor], output: Tensor, seen: dict[str, Tensor] = seen) -> None:
+            seen["inputs"] = inputs[0].detach().flatten(1)
+            output.register_hook(lambda gradient: seen.__setitem__("outputs", gradient.flatten(1)))
+
+        hook = layer.register_forward_hook(remember)
+        (adaptive_photo(slopes).sum() * np.log(2)).backward()
+        hook.remove()
+        squares = [seen[key].square().mean(1).double().numpy() for key in ("outputs", "inputs")]
+        alive = np.ix_(squares[0] > 1e-6, np.append(squares[1] > 1e-6, True))
+        cost = step**2 * squares[0][:, None] * np.append(squares[1], 1) * REFERENCE / 12
+        assert alive[0].size > len(step) // 2
+        assert (np.abs(np.log2(cost[alive])) <= 2.01).all()
 
 
 def test_names_of_constants_do_not_change_from_run_to_run() -> None:

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from gencodec.codec import photo, tiling
-from gencodec.codec.network import Network
+from gencodec.codec.network import FirstNetwork, Network
 from gencodec.codec.tiling import Tiling
 from gencodec.errors import InvalidFile
 from gencodec.runtime import Model, list_models, load
@@ -38,6 +38,12 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiling, "TILE", 16)
     monkeypatch.setattr(tiling, "LOW_TILE", 16)
     monkeypatch.setattr(tiling, "GROUP", 2)
+
+
+@pytest.fixture(scope="module")
+def first() -> Model:
+    """The model of format 1, on one thread of the CPU."""
+    return load("photo-base.1", threads=1, device="cpu")
 
 
 def assert_round_trip(pixels: Pixels, model: Model) -> None:
@@ -314,11 +320,45 @@ def test_any_bytes_are_pixels_or_refused(tiny: Model, data: bytes, shape: tuple[
     outcome(data, shape, tiny)
 
 
-def test_models_of_other_families_are_refused(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    for metadata in ({"gencodec.family": "flow"}, {"gencodec.family": "photo", "gencodec.config": "{}"}):
-        with monkeypatch.context() as patch:
-            patch.setattr(tiny, "file", replace(tiny.file, metadata={**tiny.file.metadata, **metadata}))
-            patch.delitem(vars(tiny), "config", raising=False)
-            with pytest.raises(InvalidFile):
-                Network(tiny)
-    assert Network(tiny).geometry.lag == 3
+def test_models_of_other_families_and_formats_are_refused(
+    tiny: Model, first: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for model in (tiny, first):
+        for name, text, words in (
+            ("family", "flow", "not one of the photo family"),
+            ("format", "3", "of format 3, which is not known"),
+            ("format", "", "of format"),
+            ("config", "{}", "how it is built"),
+            ("config", "{", "how it is built"),
+        ):
+            with monkeypatch.context() as patch:
+                metadata = {**model.file.metadata, f"gencodec.{name}": text}
+                patch.setattr(model, "file", replace(model.file, metadata=metadata))
+                patch.delitem(vars(model), "config", raising=False)
+                with pytest.raises(InvalidFile, match=words):
+                    Network.of(model)
+        assert Network.of(model).geometry.lag == 3
+
+
+# format 1
+
+
+def test_the_networks_format_tells_its_stages(tiny: Model, first: Model) -> None:
+    assert type(Network.of(tiny)) is Network
+    assert Network.of(tiny).geometry.repeats_edge
+    assert type(Network.of(first)) is FirstNetwork
+    assert not Network.of(first).geometry.repeats_edge
+
+
+@pytest.mark.parametrize(("height", "width", "colors"), [(1, 1, 3), (33, 1, 1), (2, 50, 3), (40, 37, 1), (37, 70, 3)])
+def test_any_size_round_trips_by_format_1(first: Model, height: int, width: int, colors: int) -> None:
+    assert_round_trip(picture(height, width, colors), first)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_region_is_the_crop_by_format_1(first: Model) -> None:
+    pixels = picture(50, 81)
+    payload = photo.encode(pixels, first).payload
+    np.testing.assert_array_equal(photo.decode(payload, pixels.shape, first), pixels)  # type: ignore[arg-type]
+    found = photo.decode(payload, (50, 81, 3), first, region=(30, 3, 41, 30))
+    np.testing.assert_array_equal(found, pixels[3:33, 30:71])

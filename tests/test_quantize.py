@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gencodec.models.quantize import (
     EXACT_LIMIT,
+    ROOM,
     ExactLinear,
     Grid,
     Group,
@@ -119,14 +120,14 @@ def test_scales_keep_the_bound_and_are_as_fine_as_it_allows(
     reach = np.repeat([g.magnitude for _, g in sources], [n for n, _ in sources])
     widest = 2 ** (bits - 1) - 1
     assert np.abs(weight).max() <= widest
-    assert (np.abs(weight) @ reach + np.abs(bias)).max() < EXACT_LIMIT
+    assert (np.abs(weight) @ reach + np.abs(bias)).max() < ROOM < EXACT_LIMIT
     # one bit more would break the width of a weight or, with the roundings' allowance, the bound
     doubled = np.exp2(exponents + 1.0)
     real = np.abs(layer.weight.detach().double().numpy()) * np.exp2(-bits_of(sources).astype(float)).T
     steps = np.exp2(-bits_of(targets).astype(float))[:, 0]
     worst = real @ reach + np.abs(layer.bias.detach().double().numpy()) + steps
     too_wide = real.max(1) * doubled > widest * (1 - 1e-5)
-    too_large = worst * doubled > (EXACT_LIMIT - 2 - 0.5 * reach.sum()) * (1 - 1e-5)
+    too_large = worst * doubled > (ROOM - 2 - 0.5 * reach.sum()) * (1 - 1e-5)
     assert (too_wide | too_large).all()
 
 

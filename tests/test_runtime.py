@@ -84,6 +84,33 @@ def test_a_weight_beyond_the_bound_is_refused_with_its_figure(proved: OnnxFile, 
         proof.check(file)
 
 
+def test_changed_weights_have_the_same_limit(proved: OnnxFile, layers: Layers) -> None:
+    name = layers[0]["layer"]
+    reach = proof.reaches(proved)[name]
+    weight = np.abs(np.array(proved.constants[f"{name}.weight"], np.int64))
+    bias = np.array(proved.constants[f"{name}.bias"], np.int64)
+    most = np.where(np.arange(len(bias)) == 0, proof.EXACT_LIMIT - 1 - weight @ reach, bias)
+    file = replace(proved, constants={**proved.constants, f"{name}.bias": most})
+    assert proof.check(file, adapted=True) == proof.EXACT_LIMIT - 1
+    with pytest.raises(InexactGraph, match=f"layer {name} has other weights"):
+        proof.check(file)
+    over = replace(proved, constants={**proved.constants, f"{name}.bias": most + (np.arange(len(bias)) == 0)})
+    for adapted in (True, False):
+        with pytest.raises(InexactGraph, match=rf"layer {name} is not exact: .* 16777216, the limit is 16777216"):
+            proof.check(over, adapted=adapted)
+    extra = {**proved.constants, "more.weight": np.zeros((1, 1), np.int16)}
+    with pytest.raises(InexactGraph, match="layer more has no proof"):
+        proof.check(replace(proved, constants=extra), adapted=True)
+
+
+def test_reaches_are_those_of_every_input(proved: OnnxFile, layers: Layers) -> None:
+    reaches = proof.reaches(proved)
+    assert list(reaches) == [layer["layer"] for layer in layers]
+    for name, reach in reaches.items():
+        assert reach.shape == proved.constants[f"{name}.weight"].shape[1:]
+        assert (reach > 0).all()
+
+
 def test_weights_that_no_proof_names_are_refused(proved: OnnxFile, layers: Layers) -> None:
     for layer in layers[:3]:
         kept = [other for other in layers if other["layer"] != layer["layer"]]
@@ -207,7 +234,10 @@ def test_cards_are_sound() -> None:
         assert hashlib.sha256(card.file.read_bytes()).hexdigest() == card.sha256
         assert all(find_model(name) is card for name in (card.name, *card.aliases))
         assert model_for(card.wire_id, card.weights_prefix) is card
-        assert proof.check(onnxfile.read(card.file.read_bytes())) < proof.EXACT_LIMIT
+        file = onnxfile.read(card.file.read_bytes())
+        assert proof.check(file) < proof.EXACT_LIMIT
+        assert card.for_codes in ("", *names)
+        assert (file.metadata.get("gencodec.adapts", "[]") != "[]") == card.file.with_suffix(".step.onnx").exists()
 
 
 @pytest.mark.parametrize(("name", "hint"), [("photos", "did you mean photo"), ("foto-base", "did you mean photo-base")])
@@ -266,6 +296,33 @@ def test_models_stay_warm(tiny_file: Path, tiny: Model) -> None:
 def test_unknown_devices_are_refused(tiny_file: Path, device: str) -> None:
     with pytest.raises(UsageError, match=r"not available here; .*cpu"):
         load(tiny_file, threads=1, device=device)
+
+
+def test_a_changed_model_is_another_one(adaptive_file: Path, adaptive: Model) -> None:
+    name = "trunk.photo.bank.bias"
+    values = np.array(adaptive.constant(name), np.int32) + np.int32(1)
+    model = adaptive.changed({name: values})
+    np.testing.assert_array_equal(model.constant(name), values)
+    assert (adaptive.constant(name) != values).all()
+    assert model.adapted
+    assert model.card is adaptive.card
+    assert load(adaptive_file, threads=1, device="cpu") is adaptive
+    with pytest.raises(InexactGraph):
+        adaptive.changed({name: values + np.int32(1 << 24)})
+    for wrong in (values.astype(np.int64), values[:-1], values[:, None]):
+        with pytest.raises(ValueError, match=name):
+            adaptive.changed({name: wrong})
+
+
+def test_the_training_step_stands_beside_its_model(adaptive: Model, tiny: Model) -> None:
+    assert tiny.step is None
+    assert adaptive.step is not None
+    assert adaptive.step is adaptive.step
+    names = [given.name for given in adaptive.step.get_inputs()]
+    assert names[:7] == ["relative", "near", "pooled", "base", "pixel", "colors", "mixture"]
+    layers = json.loads(adaptive.file.metadata["gencodec.adapts"])
+    assert names[7:] == [f"{layer}.{part}" for layer in layers for part in ("weight", "bias")]
+    assert [given.name for given in adaptive.step.get_outputs()][1:] == [f"gradient.{name}" for name in names[7:]]
 
 
 def test_constants_by_name(tiny: Model) -> None:

@@ -200,6 +200,50 @@ def test_every_augmentation_changes_the_picture_and_keeps_its_shape(
     np.testing.assert_array_equal(picture, kept)
 
 
+@pytest.mark.parametrize("size", [16, 64, 128])
+def test_coded_pictures_are_reproducible_and_of_the_right_kind(size: int) -> None:
+    photo = photograph(9, 140, 128)
+    made = [augment.coded(photo, size, np.random.default_rng(seed)) for seed in range(40)]
+    for seed, pixels in enumerate(made):
+        assert pixels.shape == (size, size, 3)
+        assert pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, augment.coded(photo, size, np.random.default_rng(seed)))
+    assert len({pixels.tobytes() for pixels in made}) == len(made)
+
+
+def test_codes_are_red_chroma_luma_blue_chroma() -> None:
+    """Made colors again by the formulas' matrices, they are those of the picture."""
+    color = np.array([200, 90, 40], np.uint8)
+    picture = np.broadcast_to(color, (64, 64, 3))
+    kept = augment.Chances(toned=0, refocused=0, noisy=0)
+    units = np.array([[1.402, 1, 1.772], augment.PHOTO_CD])
+    seen = set()
+    for seed in range(30):
+        red, luma, blue = augment.coded(picture, 32, np.random.default_rng(seed), kept).mean((0, 1))
+        colors = [((red - 128) * r + luma * y, luma * y + (blue - 128) * b) for r, y, b in units]
+        right = [i for i, found in enumerate(colors) if np.abs(np.array(found) - (200, 40)).max() < 4]
+        assert right
+        seen.update(right)
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("between", [0, 1, 2])
+def test_codes_between_are_whole_means_of_their_neighbors(between: int) -> None:
+    plane = np.random.default_rng(0).uniform(0, 255, (12, 16)).astype(np.float32)
+    found = augment.interpolated(plane, between)
+    assert (found.dtype, found.shape) == (np.float32, plane.shape)
+    kept = found[::2, ::2]
+    np.testing.assert_array_equal(kept, np.rint(augment.smooth(plane[..., None], 0.6)[..., 0])[::2, ::2])
+    east, south = np.roll(kept, -1, 1), np.roll(kept, -1, 0)
+    far = np.roll(east, -1, 0)
+    up = int(between == 1)
+    along, down = (kept + east + up) // 2, (kept + south + up) // 2
+    np.testing.assert_array_equal(found[::2, 1::2], along)
+    np.testing.assert_array_equal(found[1::2, ::2], down)
+    middle = (kept + east + south + far + 2) // 4 if between == 2 else (down + np.roll(down, -1, 1) + up) // 2
+    np.testing.assert_array_equal(found[1::2, 1::2], middle)
+
+
 def test_subsampled_chroma_keeps_the_luma() -> None:
     picture = photograph(2, 62, 64).astype(np.float32)
     for seed in range(10):
@@ -238,6 +282,17 @@ def test_batches_are_reproducible_and_in_coding_order(monkeypatch: pytest.Monkey
     assert not any(torch.equal(x, y) for x, y in zip(a, other, strict=True))
 
 
+def test_batches_of_codes_are_reproducible_and_in_coding_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "POOL", 6)
+    a, b = (list(islice(Tiles(PHOTOS, batch=3, size=32, seed=5, codes=True), 3)) for _ in range(2))
+    colors = list(islice(Tiles(PHOTOS, batch=3, size=32, seed=5), 3))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not any(torch.equal(x, y) for x, y in zip(a, colors, strict=True))
+    monkeypatch.setattr(data, "coded", lambda *_: np.full((BLOCK, BLOCK, 3), (1, 2, 3), np.uint8))
+    (batch,) = islice(Tiles(PHOTOS, batch=5, size=24, seed=0, codes=True), 1)
+    assert batch[:, 0, 0, 0].tolist() == [2, 1, 3]  # luma first
+
+
 def test_tiles_keep_the_phase_of_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
     y, x = np.mgrid[:BLOCK, :BLOCK]
     parity = np.stack([y % 2, x % 2, y % 2], -1).astype(np.uint8)
@@ -261,6 +316,13 @@ def test_held_out_tiles_are_fixed() -> None:
     for i in range(2):
         expected = PHOTOS[i][:BLOCK, :BLOCK, COLOR_ORDER].transpose(2, 0, 1)
         np.testing.assert_array_equal(tiles[:, i].numpy(), expected)
+
+
+def test_held_out_codes_are_fixed() -> None:
+    tiles = held_out_tiles(PHOTOS[:2], codes=True)
+    assert (tiles.shape, tiles.dtype) == ((3, 4, BLOCK, BLOCK), torch.uint8)
+    assert torch.equal(tiles, held_out_tiles(PHOTOS[:2], codes=True))
+    assert not torch.equal(tiles, held_out_tiles(PHOTOS[:2]))
 
 
 def test_photographs_are_loaded_by_name_and_split(tmp_path: Path) -> None:

@@ -24,9 +24,20 @@ NARROW = Geometry(
     row_pool=6,
     pool_rows=8,
     pool_columns=12,
+    repeats_edge=False,
+)
+SECOND = replace(
+    NARROW,
+    reach=((-4, -1), (-3, 2), (-2, 3), (-1, 1)),
+    trace_at=((0, -1), (0, -2), (1, 0), (1, 1), (1, -1)),
+    repeats_edge=True,
 )
 GEOMETRIES = {
-    "shipped": NARROW,
+    "format 1": NARROW,
+    "format 2": SECOND,
+    "repeating far": replace(SECOND, lag=5, reach=((-2, -1), (-3, 4), (-6, 5), (-7, 2)), trace_at=((0, -1), (3, -2))),
+    "repeating wide": replace(SECOND, lag=5, reach=((-2, -1), (-3, 4), (-6, 6)), trace_at=((0, -1), (1, 4), (3, -2))),
+    "repeating a row": replace(SECOND, lag=2, reach=((-1, -1), (-1, 1)), trace_at=((1, 0),)),
     "wide": replace(NARROW, lag=5, reach=((-2, -1), (-3, 4), (-6, 6)), trace_at=((0, -1), (1, 4), (3, -2))),
     "small": replace(NARROW, lag=2, reach=((-1, -1), (-1, 1)), trace_at=((1, 0),), row_pool=1, pool_rows=1),
     "few": replace(NARROW, pool_rows=2, pool_columns=3, row_pool=2, energies=1, drifts=0),
@@ -167,7 +178,7 @@ def test_full_image_and_stepwise_features_are_the_same(name: str, tiles: list[Bo
     assert seen == valid.sum()
 
 
-def test_edges_are_continued_by_the_documented_rules() -> None:
+def test_edges_are_continued_by_the_documented_rules_of_format_1() -> None:
     """Left of a row the first pixel of the row above, 128 left of the first; right the last; -1 above."""
     geometry = replace(NARROW, reach=((-2, -1), (-1, 1)))
     pixels = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4).repeat(3, 0)
@@ -177,6 +188,19 @@ def test_edges_are_continued_by_the_documented_rules() -> None:
     assert found[:, 1, 0].tolist() == [0, 0, 128, 0, 1]
     assert found[:, 2, 0].tolist() == [4, 4, 0, 4, 5]
     assert found[:, 2, 3].tolist() == [9, 10, 6, 7, 7]
+
+
+def test_edges_are_continued_by_the_documented_rules_of_format_2() -> None:
+    """As in format 1, but above a tile its first row, `lag` columns later a row, and 128 where that begins."""
+    geometry = replace(SECOND, lag=2, reach=((-2, -1), (-1, 1), (0, 2)))
+    pixels = np.arange(12, dtype=np.float32).reshape(1, 1, 3, 4).repeat(3, 0)
+    whole = TileFeatures(pixels, np.ones((1, 3, 4), bool), geometry).context(slice(0, 3))
+    found = whole[::3].reshape(8, 3, 4)
+    assert found[:, 0, 0].tolist() == [128, 128, 128, 128, 128, 128, 128, 128]
+    assert found[:, 0, 3].tolist() == [1, 2, 0, 1, 2, 128, 0, 1]
+    assert found[:, 1, 0].tolist() == [0, 0, 128, 0, 1, 128, 128, 0]
+    assert found[:, 1, 3].tolist() == [5, 6, 2, 3, 3, 1, 2, 3]
+    assert found[:, 2, 3].tolist() == [9, 10, 6, 7, 7, 3, 3, 3]
 
 
 @settings(deadline=None, max_examples=60)

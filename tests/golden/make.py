@@ -7,6 +7,7 @@ wrote must be read for ever. Only new names are added.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image as PillowImage
 
 import gencodec
 from gencodec import runtime
@@ -61,10 +63,20 @@ def by_model(name: str, pixels: Pixels) -> bytes:
 def neural_files() -> Iterator[tuple[str, bytes]]:
     """Yield name and content of every golden file of a model."""
     photograph = formats.read_image(FOLDER.parent.parent / "examples" / "coast.png").pixels
-    yield "photo-base.1-color", by_model("photo-base.1", np.ascontiguousarray(photograph[100:231, 50:195]))
-    yield "photo-base.1-grey", by_model("photo-base.1", np.ascontiguousarray(photograph[150:240, 100:201, 1:2]))
-    yield "photo-base.1-groups", by_model("photo-base.1", gradient(3, height=3, width=2100) // 16 + 100)
-    yield "photo-base.1-pixel", by_model("photo-base.1", gradient(3, height=1, width=1))
+    for name in ("photo-base.1", "photo-base.2", "photo-codes.1"):
+        yield f"{name}-color", by_model(name, np.ascontiguousarray(photograph[100:231, 50:195]))
+        yield f"{name}-grey", by_model(name, np.ascontiguousarray(photograph[150:240, 100:201, 1:2]))
+        yield f"{name}-groups", by_model(name, gradient(3, height=3, width=2100) // 16 + 100)
+        yield f"{name}-pixel", by_model(name, gradient(3, height=1, width=1))
+    part = np.ascontiguousarray(photograph[100:290, 30:220])
+    stripes = np.where(np.arange(190)[:, None] % 3 == 0, 40, 0)  # unlike what was trained on
+    yield "fitted-2", gencodec.compress((part // 2 + stripes).astype(np.uint8), model="photo-base.2", effort=4)
+    file = io.BytesIO()
+    PillowImage.fromarray(part).save(file, "JPEG", quality=93)
+    decoded = np.asarray(PillowImage.open(file)).copy()
+    decoded[::40, 7] ^= 3  # exceptions
+    yield "codes-2", gencodec.compress(decoded, effort=1)
+    yield "codes-fitted-2", gencodec.compress(decoded, effort=4)
 
 
 def golden_files() -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,109 @@
+"""The commands `train` and `export`: from photographs to a model file. They need torch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gencodec.cli import files, progress, stdout
+from gencodec.cli.options import Force, Quiet
+from gencodec.errors import GencodecError, UsageError
+
+
+def train(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="What to train: photo.")],
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of lossless photographs.")],
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="FILE", help="Where the training is kept.")],
+    minutes: Annotated[float, typer.Option("--minutes", min=0.0, help="Time to train in all.")] = 40.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    start: Annotated[
+        Path | None, typer.Option("--start", metavar="FILE", help="Begin with another checkpoint's weights.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Train the integer network, after a training without this.")
+    ] = False,
+    mild: Annotated[bool, typer.Option("--mild", help="Change photographs less, for the end.")] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="Learn luma and chroma codes, not colors.")] = False,
+    rate: Annotated[float, typer.Option("--rate", min=0.0, help="Learning rate at its highest.")] = 2e-3,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles a step.")] = 8,
+    size: Annotated[int, typer.Option("--size", min=8, max=128, help="Side of a tile in pixels.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Of weights and tiles.")] = 1,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda.")] = "cpu",
+    sizes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=INT", help="A size of the network; may be repeated.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on photographs, and keep it in a checkpoint."""
+    _check_folder(data)
+    for file, wanted in ((start, True), (checkpoint, resume)):
+        if file is not None and wanted and not file.is_file():
+            raise UsageError(f"there is no checkpoint {file}")
+    if not resume and checkpoint.exists():
+        raise UsageError(f"the checkpoint {checkpoint} exists; --resume goes on with it")
+    _need_torch()
+    import torch
+
+    from gencodec.models.families import find_family
+    from gencodec.models.train import Course, train
+    from gencodec.models.training import Schedule
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda' is not available here")
+    schedule = Schedule(minutes=minutes, rate=rate, exact=exact)
+    course = Course(data, checkpoint, schedule, start, resume, mild, codes, batch, size, seed, device)
+    with progress.bar(checkpoint.name, quiet=quiet) as advance:
+
+        def log(line: str) -> None:
+            if advance:
+                advance.note(line)
+            elif not quiet:
+                typer.echo(line, err=True)
+
+        train(find_family(family), sizes or [], course, log, advance or (lambda _: None))
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="What a training has kept.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The ONNX file to write.")],
+    photos: Annotated[
+        Path | None,
+        typer.Option("--photos", metavar="DIR", help="Photographs by which --effort learns what to change."),
+    ] = None,
+    codes: Annotated[bool, typer.Option("--codes", help="The model codes luma and chroma codes.")] = False,
+    licence: Annotated[str, typer.Option("--licence", metavar="NAME", help="Of the weights.")] = "unknown",
+    trained_on: Annotated[str, typer.Option("--trained-on", metavar="TEXT", help="What the data were.")] = "unknown",
+    force: Force = False,
+) -> None:
+    """Write a checkpoint's model as an exact ONNX file, for `--model FILE`."""
+    if output.suffix != ".onnx":
+        raise UsageError(f"the model file {output} must end in .onnx")
+    files.check_target(files.Job(str(checkpoint), str(output)), force=force)
+    if photos is not None:
+        _check_folder(photos)
+    if not checkpoint.is_file():
+        raise UsageError(f"there is no checkpoint {checkpoint}")
+    _need_torch()
+    from gencodec.export.checkpoint import export
+
+    export(checkpoint, output, licence=licence, trained_on=trained_on, photos=photos, codes=codes)
+    data = output.read_bytes()
+    stdout.say(f"{output}: {len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UsageError unless there is such a folder."""
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+
+
+def _need_torch() -> None:
+    """Raise GencodecError where the packages for training are missing."""
+    try:
+        import onnx  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise GencodecError("training and export need more packages: pip install 'gencodec[train]'") from error

@@ -1,0 +1,208 @@
+"""The encoder's side of adaptation: a network's weights are fitted to the picture by gradient descent.
+
+The loss is the length of the whole file: the picture's bits by the network, and those of the changes of its weights.
+Gradients come from the training step that the exporter wrote beside the model; torch is not needed. Inputs of the
+trunk do not depend on the weights that adapt, and are computed once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencodec.codec import adaptation
+from gencodec.codec.adaptation import Changes, Layer
+from gencodec.codec.network import Array, floored_means
+from gencodec.codec.photo import PhotoCodec, Pixels, gathered
+from gencodec.codec.soap import Soap
+from gencodec.codec.tiling import Box, Tiling
+
+if TYPE_CHECKING:
+    from gencodec.runtime import Model
+
+STEPS = (0, 20, 40, 80, 120, 180, 280, 450, 800)
+"""Of gradient descent, by effort from 1 to 9."""
+RATE = 7e-3
+"""What a weight changes by at a step, at first; it falls to zero in a straight line."""
+SLOW = 120
+"""Fewer steps than this begin slower: they have no time to settle."""
+WARMUP = 10
+"""Steps in which the rate rises."""
+PRICE = 1.75
+"""Weight of the changes' bits in the loss: more than 1, since what they gain on some pixels is less on the others."""
+RUN = 16
+"""Neighboring pixels that are drawn together: a cache line."""
+DEAD_ZONE = 0.35
+"""Share of a step that is rounded up to the next."""
+MOST_PIXELS = 1 << 18
+"""Pixels that are looked at: of larger pictures, tiles all over it."""
+LEAST_PIXELS = 1 << 13
+"""Smaller pictures do not pay for changes."""
+REFERENCE = 1 << 18
+"""Pixels of the picture that changes of coarseness 0 are for."""
+SPREAD = 0.05
+"""Where the price of a change, in steps, turns from a parabola to a straight line."""
+CHECKED = 16
+"""Batches that tell whether adapting has paid."""
+
+Report = Callable[[int, int, float], None]
+"""Takes the step, how many there are, and the estimated bits a subpixel."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model fitted to a picture, what a file carries of it, and the estimated share of bytes that it saves."""
+
+    model: Model
+    payload: bytes
+    saved: float
+
+
+def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = None) -> Adapted | None:
+    """`model` fitted to `pixels` (height, width, 1 or 3), if it can be and that seems to pay.
+
+    `effort` from 1 (not at all) to 9. Raises `UsageError` where the training step does not run.
+    """
+    count, size = STEPS[effort - 1], pixels.shape[0] * pixels.shape[1]
+    if not count or size < LEAST_PIXELS or not adaptation.layers(model) or model.step is None:
+        return None
+    adapter = Adapter(model, model.step, pool_of(pixels, model), pixels.shape)
+    plain = adapter.measured(adapter.rounded())
+    adapter.run(count, report)
+    changes = adapter.rounded()
+    payload = adaptation.pack(changes, adapter.coarseness)
+    bits = adapter.measured(changes) + 8 * len(payload) / pixels.size
+    if not bits < plain:
+        return None
+    return Adapted(adaptation.applied(model, changes, adapter.coarseness), payload, 1 - bits / plain)
+
+
+def pool_of(pixels: Pixels, model: Model) -> Pool:
+    """The training step's inputs for up to MOST_PIXELS of `pixels`, from tiles all over the picture."""
+    height, width, _ = pixels.shape
+    tiling = Tiling.of(width, height)
+    tiles = [tile for group in tiling.groups() for tile in tiling.tiles(group)]
+    share = min(1.0, MOST_PIXELS / (height * width))
+    chosen = np.unique(np.linspace(0, len(tiles) - 1, max(1, int(len(tiles) * share))).round().astype(int))
+    codec = PhotoCodec(model)
+
+    def parts_of(box: Box) -> list[tuple[NDArray[np.int16], ...]]:
+        tile, valid = gathered(pixels, box, (box.height, box.width))
+        bands = (
+            (seen.around.relative, seen.near, floored_means(seen.sums, seen.counts), seen.around.base, seen.pixel)
+            for seen in codec.surroundings(tile, valid)
+        )
+        return [tuple(array.astype(np.int16) for array in band) for band in bands]
+
+    with ThreadPoolExecutor(model.threads) as threads:
+        parts = list(threads.map(parts_of, (tiles[i] for i in chosen)))
+    return Pool([part for tile in parts for part in tile])
+
+
+class Pool:
+    """Inputs of the training step at some of a picture's pixels, (rows, runs, RUN) int16 each."""
+
+    NAMES = ("relative", "near", "pooled", "base", "pixel")
+
+    def __init__(self, parts: list[tuple[NDArray[np.int16], ...]]):
+        """`parts`: inputs (rows, pixels) in the order of NAMES; the last few pixels may be left out."""
+        joined = [np.concatenate(arrays, 1) for arrays in zip(*parts, strict=True)]
+        self.runs = joined[0].shape[1] // RUN
+        arrays = (np.ascontiguousarray(a[:, : self.runs * RUN]).reshape(len(a), self.runs, RUN) for a in joined)
+        self.arrays = dict(zip(self.NAMES, arrays, strict=True))
+
+    def drawn(self, count: int, rng: np.random.Generator) -> dict[str, Array]:
+        """`count` random pixels, as float32."""
+        runs = rng.integers(0, self.runs, count // RUN)
+        return {name: a.take(runs, 1).reshape(len(a), -1).astype(np.float32) for name, a in self.arrays.items()}
+
+
+@dataclass
+class Fit:
+    """A layer's parameter on its way: real-valued changes in steps, and the optimizer's state."""
+
+    layer: Layer
+    step: Array
+    """What a step is in real units."""
+    start: Array
+    change: Array
+    optimizers: list[Soap]
+
+    def move(self, gradient: Array, pace: float, price: float) -> None:
+        """One step against `gradient` (rows, columns + 1) and the price of changes."""
+        size = np.abs(self.change)
+        spread = np.sqrt((size.mean(1, keepdims=True) + SPREAD) * (size.mean(0) + SPREAD))
+        cost = self.change / np.sqrt(self.change**2 + SPREAD) / spread
+        gradient = gradient + price * cost / self.step
+        parts = [np.ascontiguousarray(gradient[:, :-1]), np.ascontiguousarray(gradient[:, -1])]
+        if not self.optimizers:
+            self.optimizers = [Soap(part) for part in parts]
+        weight, bias = (o.step(part) for o, part in zip(self.optimizers, parts, strict=True))
+        self.change -= pace * np.concatenate([weight, bias[:, None]], 1) / self.step
+
+
+class Adapter:
+    """Gradient descent on one picture."""
+
+    def __init__(self, model: Model, step: Any, pool: Pool, shape: tuple[int, ...]):
+        """`step`: the session of the training step; `shape`: height, width and channels of the whole picture."""
+        height, width, channels = shape
+        self.step, self.pool, self.symbols = step, pool, height * width * channels
+        self.coarseness = round(0.5 * math.log2(REFERENCE / (height * width)))
+        self.rng = np.random.default_rng(0)
+        self.fixed: dict[str, NDArray[Any]] = {
+            "mixture": model.constant("shapes.mixture"),
+            "colors": (np.arange(3)[:, None] < channels).astype(np.float32),
+        }
+        self.count = step.get_inputs()[0].shape[1]
+        self.fits = []
+        for layer in adaptation.layers(model):
+            unit = (layer.steps(self.coarseness) * layer.scale).astype(np.float32)
+            start = (layer.weight * layer.scale).astype(np.float32)
+            self.fits.append(Fit(layer, unit, start, np.zeros_like(start), []))
+
+    def run(self, steps: int, report: Report | None = None) -> None:
+        """Go so many steps."""
+        rate = RATE * min(1.0, math.sqrt(steps / SLOW))
+        for index in range(steps):
+            bits, gradients = self.gradients()
+            pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)
+            price = PRICE / math.log(2) / self.symbols
+            for fit, gradient in zip(self.fits, gradients, strict=True):
+                fit.move(gradient, pace, price)
+            if report:
+                report(index + 1, steps, bits)
+
+    def gradients(self) -> tuple[float, list[Array]]:
+        """Mean bits a subpixel of a random batch, and each layer's gradients (rows, columns + 1)."""
+        drawn = self.pool.drawn(self.count, self.rng)
+        bits, *rest = self.step.run(None, {**drawn, **self.weights([fit.change for fit in self.fits])})
+        pairs = [np.concatenate([w, b[:, None]], 1) for w, b in zip(rest[::2], rest[1::2], strict=True)]
+        return float(bits), pairs
+
+    def weights(self, changes: list[Array]) -> dict[str, NDArray[Any]]:
+        """The training step's inputs that are not pixels."""
+        result = dict(self.fixed)
+        for fit, change in zip(self.fits, changes, strict=True):
+            both = fit.start + change * fit.step
+            result[f"{fit.layer.name}.weight"] = np.ascontiguousarray(both[:, :-1])
+            result[f"{fit.layer.name}.bias"] = np.ascontiguousarray(both[:, -1])
+        return result
+
+    def rounded(self) -> Changes:
+        """The changes in whole steps."""
+        whole = {f.layer: np.trunc(f.change + np.copysign(DEAD_ZONE, f.change)).astype(np.int64) for f in self.fits}
+        return {layer.name: layer.allowed(changes, self.coarseness) for layer, changes in whole.items()}
+
+    def measured(self, changes: Changes) -> float:
+        """Mean bits a subpixel with `changes`, over CHECKED batches, always the same."""
+        rng = np.random.default_rng(1)
+        weights = self.weights([changes[fit.layer.name].astype(np.float32) for fit in self.fits])
+        batches = (self.pool.drawn(self.count, rng) for _ in range(CHECKED))
+        return float(np.mean([self.step.run(["bits"], {**batch, **weights})[0] for batch in batches]))

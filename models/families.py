@@ -1,0 +1,52 @@
+"""The model families that can be trained: what each is, its sizes, and how its network is made."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from torch import nn
+
+from gencodec.errors import UsageError
+from gencodec.models.photo import Photo, PhotoConfig
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of networks that give pixels' code lengths."""
+
+    name: str
+    config: type
+    """A frozen dataclass of sizes."""
+    build: Callable[[Any], nn.Module]
+    """Of a config, a network that takes tiles (3, batch, height, width) of gray levels, green, red and blue, and gives
+    code lengths in bits of the same shape."""
+
+    def configured(self, settings: Sequence[str]) -> Any:
+        """The default sizes with `NAME=INT` settings applied. Raises `UsageError`."""
+        sizes = {f.name for f in fields(self.config) if isinstance(f.default, int)}
+        changes = {}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            if name not in sizes or not value.isdecimal():
+                raise UsageError(f"{setting!r} is not NAME=INT; sizes of {self.name} are {', '.join(sorted(sizes))}")
+            changes[name] = int(value)
+        return replace(self.config(), **changes)
+
+    def restored(self, sizes: dict[str, Any]) -> nn.Module:
+        """A network of the sizes that `described` gave."""
+        return self.build(self.config(**{**asdict(self.config()), **sizes}))
+
+
+FAMILIES = {family.name: family for family in (Family("photo", PhotoConfig, Photo),)}
+
+
+def find_family(name: str) -> Family:
+    """The family called `name`. Raises `UsageError`."""
+    if name not in FAMILIES:
+        close = difflib.get_close_matches(name, FAMILIES, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(FAMILIES)}"
+        raise UsageError(f"there is no family {name!r}; {hint}")
+    return FAMILIES[name]

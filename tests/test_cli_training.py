@@ -1,0 +1,157 @@
+"""`gencodec train` and `gencodec export`: from a folder of pictures to a model that compresses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from typer.testing import CliRunner, Result
+
+import gencodec
+from gencodec.cli import app
+from gencodec.errors import UsageError
+from gencodec.models import data
+from gencodec.models.families import FAMILIES, find_family
+from gencodec.models.train import Course, train
+from gencodec.models.training import Schedule
+
+SIZES = ("hidden=8", "layers=1", "inner=4", "color_hidden=8", "bank=1")
+
+
+def command(*arguments: object) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def picture(seed: int) -> np.ndarray:
+    """Shading with grain, (140, 150, 3) uint8."""
+    y, x = np.mgrid[:140, :150]
+    grain = np.random.default_rng(seed).normal(0, 2, (140, 150, 3))
+    return np.clip((90 + 40 * np.sin(x / 20 + seed) + y / 4)[..., None] + grain, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three pictures."""
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(3):
+        PillowImage.fromarray(picture(seed)).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of a moment, by the command."""
+    file = tmp_path_factory.mktemp("training") / "a.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "POOL", 8)
+        sizes = [word for size in SIZES for word in ("--set", size)]
+        settings = ["--minutes", "0.02", "--batch", "2", "--size", "16", *sizes]
+        done = command("train", "photo", "--data", photos, "--checkpoint", file, *settings)
+    assert done.exit_code == 0, done.output
+    assert "held_out" in done.stderr
+    return file
+
+
+def test_a_checkpoint_says_what_it_is_of(checkpoint: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["family"] == "photo"
+    assert (state["config"]["hidden"], state["config"]["layers"]) == (8, 1)
+    assert state["steps"] > 0
+
+
+def test_a_trained_model_compresses(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    model = tmp_path / "own.onnx"
+    done = command("export", checkpoint, "-o", model, "--photos", photos, "--licence", "CC0-1.0")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.onnx", "own.step.onnx"]
+    pixels = picture(7)
+    for effort in (1, 2):
+        packed = gencodec.compress(pixels, model=str(model), effort=effort, threads=1)
+        assert np.array_equal(gencodec.decompress(packed, model=str(model), threads=1).pixels, pixels)
+    assert command("export", checkpoint, "-o", model).exit_code == 1  # it exists
+    assert command("export", checkpoint, "-o", model, "-f").exit_code == 0
+
+
+def test_resume_goes_on(checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "POOL", 8)
+    before = torch.load(checkpoint, weights_only=True)["steps"]
+    course = Course(photos, checkpoint, Schedule(minutes=0.03), resume=True, batch=2, size=16)
+    shares: list[float] = []
+    train(find_family("photo"), list(SIZES), course, lambda _: None, shares.append)
+    assert torch.load(checkpoint, weights_only=True)["steps"] > before
+    assert shares[-1] == 1.0
+    assert shares == sorted(shares)
+
+
+def test_interrupting_keeps_the_checkpoint(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "POOL", 8)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    course = Course(photos, tmp_path / "b.pt", Schedule(minutes=5), batch=2, size=16)
+    with pytest.raises(KeyboardInterrupt):
+        train(find_family("photo"), list(SIZES), course, lambda _: None, interrupt)
+    assert torch.load(tmp_path / "b.pt", weights_only=True)["steps"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["b.pt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("phota", "--data", "PHOTOS", "--checkpoint", "new.pt"), "did you mean photo?"),
+        (("photo", "--data", "nowhere", "--checkpoint", "new.pt"), "there is no folder nowhere"),
+        (("photo", "--data", "EMPTY", "--checkpoint", "new.pt"), "too few pictures"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--resume"), "there is no checkpoint new.pt"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "OLD"), "--resume goes on with it"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--set", "hiden=3"), "is not NAME=INT"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "OLD"), "does not fit"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(
+    arguments: tuple[str, ...], reason: str, photos: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"PHOTOS": photos, "OLD": checkpoint, "EMPTY": tmp_path / "empty", "new.pt": tmp_path / "new.pt"}
+    done = command("train", *(places.get(word, word) for word in arguments))
+    assert done.exit_code == 2, done.output
+    assert reason in done.stderr.replace(f"{tmp_path}/", "")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "new.pt").exists()
+
+
+def test_export_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"PK no zip")
+    done = command("export", tmp_path / "a.pt", "-o", tmp_path / "a.onnx")
+    assert (done.exit_code, done.stderr) == (3, "gencodec: this is not a checkpoint of a training\n")
+    assert command("export", tmp_path / "a.pt", "-o", tmp_path / "a.bin").exit_code == 2
+    assert command("export", tmp_path / "b.pt", "-o", tmp_path / "a.onnx").exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+@pytest.mark.parametrize("name", ["train", "export"])
+def test_without_torch_it_says_what_to_install(
+    name: str, photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    arguments = {
+        "train": ("photo", "--data", photos, "--checkpoint", tmp_path / "a.pt"),
+        "export": (checkpoint, "-o", tmp_path / "a.onnx"),
+    }
+    done = command(name, *arguments[name])
+    assert done.exit_code == 1
+    assert "pip install 'gencodec[train]'" in done.stderr
+
+
+def test_every_family_is_restored_from_its_sizes() -> None:
+    for family in FAMILIES.values():
+        network = family.build(family.configured([]))
+        again = family.restored({})
+        assert [p.shape for p in network.parameters()] == [p.shape for p in again.parameters()]
+    with pytest.raises(UsageError, match="NAME=INT"):
+        find_family("photo").configured(["hidden=-1"])
