@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folders", nargs="*", metavar="NAME=DIR", help="further folders of images")
     parser.add_argument("--e9", action="store_true", help="JPEG XL at effort 9 too")
     parser.add_argument("--efforts", type=int, nargs="*", default=[], help="of gencodec, besides the default")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="of the codecs, besides gencodec and the reference")
     parser.add_argument("--threads", type=int, default=2, help="of gencodec and JPEG XL (default: 2)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default="photo")
@@ -62,6 +63,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     codecs = list(
         contenders.contenders(efforts, tuple(args.efforts), threads=args.threads, model=args.model, device=args.device)
     )
+    if args.only is not None:
+        codecs = [c for c in codecs if c.name in ("gencodec", contenders.REFERENCE, *args.only)]
     names = [codec.name for codec in codecs]
     sets.warm_up(codecs)
     pictures = {name: sets.measure_folder(folder, codecs) for name, folder in folders(args).items()}

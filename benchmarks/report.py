@@ -88,6 +88,8 @@ def _facts(results: dict[str, Any]) -> str:
 def _set_facts(name: str, found: dict[str, Any]) -> str:
     model, least = found["model"], found["largest_excess_bytes"]
     limit = "WebP, or than PNG where WebP cannot hold the image"
+    if least is None:
+        return f"{name}: {model['images']} of {found['images']} images are coded by the model"
     text = f"{name}: no file is more than {least} bytes larger than {limit}"
     if least < 0:
         text = f"{name}: every file is smaller than {limit}, by {-least} bytes at least"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from gencodec.codec import adaptation
 from gencodec.codec.adaptation import Changes, Layer
@@ -22,6 +23,7 @@ from gencodec.codec.network import Array, floored_means
 from gencodec.codec.photo import PhotoCodec, Pixels, gathered
 from gencodec.codec.soap import Soap
 from gencodec.codec.tiling import Box, Tiling
+from gencodec.errors import UsageError
 
 if TYPE_CHECKING:
     from gencodec.runtime import Model
@@ -67,20 +69,33 @@ class Adapted:
 def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = None) -> Adapted | None:
     """`model` fitted to `pixels` (height, width, 1 or 3), if it can be and that seems to pay.
 
-    `effort` from 1 (not at all) to 9. Raises `UsageError` where the training step does not run.
+    `effort` from 1 (not at all) to 9. Raises `UsageError` where the training step is not the model's.
     """
     count, size = STEPS[effort - 1], pixels.shape[0] * pixels.shape[1]
     if not count or size < LEAST_PIXELS or not adaptation.layers(model) or model.step is None:
         return None
+    check_step(model)
     adapter = Adapter(model, model.step, pool_of(pixels, model), pixels.shape)
     plain = adapter.measured(adapter.rounded())
-    adapter.run(count, report)
+    with threadpool_limits(1, user_api="blas"):  # the optimizer's matrices are too small for more
+        adapter.run(count, report)
     changes = adapter.rounded()
     payload = adaptation.pack(changes, adapter.coarseness)
     bits = adapter.measured(changes) + 8 * len(payload) / pixels.size
     if not bits < plain:
         return None
     return Adapted(adaptation.applied(model, changes, adapter.coarseness), payload, 1 - bits / plain)
+
+
+def check_step(model: Model) -> None:
+    """Raise UsageError where the training step beside the model was exported with another one."""
+    given = {i.name: tuple(i.shape) for i in model.step.get_inputs()} if model.step else {}
+    for layer in adaptation.layers(model):
+        rows, columns = layer.weight.shape
+        if given.get(f"{layer.name}.weight") != (rows, columns - 1):
+            raise UsageError(
+                f"the training step beside {model.card.name} is not that of its network; export both again"
+            )
 
 
 def pool_of(pixels: Pixels, model: Model) -> Pool:

@@ -20,7 +20,7 @@ class Soap:
     """The state of one parameter: a matrix (rows, columns) or a vector."""
 
     def __init__(self, gradient: Array):
-        """`gradient`: the first one, from which the bases are taken; it is not applied."""
+        """`gradient`: the first one, from which the bases are taken."""
         self.steps = 0
         self.mean, self.square = np.zeros_like(gradient), np.zeros_like(gradient)
         self.statistics: list[Array] = []

@@ -57,13 +57,15 @@ def tiny(tiny_file: Path) -> Model:
 
 @pytest.fixture(scope="session")
 def slopes() -> Tensor:
-    """Tiles of smooth shading with a little grain, (3, 8, 32, 32) gray levels."""
+    """Tiles of smooth shading with an edge and grain, (3, 8, 32, 32) gray levels."""
     import torch
 
-    torch.manual_seed(5)
-    along = torch.arange(32.0) * torch.randn(2, 1, 8, 1)
-    plane = 128 + 30 * torch.randn(3, 8, 1, 1) + along[0][..., None] + along[1][:, :, None]
-    return (plane + 2 * torch.randn(3, 8, 32, 32)).round().clamp(0, 255)
+    torch.manual_seed(8)
+    y, x = torch.arange(32.0)[:, None], torch.arange(32.0)
+    down, along, contrast, place = (torch.randn(8, 1, 1) for _ in range(4))
+    plane = 128 + down * y + along * x + 40 * contrast * (x + 2 * down * y > 16 + 6 * place)
+    grain = torch.randn(3, 8, 32, 32) * torch.exp(0.5 + torch.randn(8, 1, 1))
+    return (plane + 20 * torch.randn(3, 1, 1, 1) + grain).round().clamp(0, 255)
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +73,10 @@ def adaptive_photo(slopes: Tensor) -> Photo:
     """A tiny network that has learned a little of slopes."""
     from gencodec.models.soap import Soap
 
-    photo = untrained()
+    photo, steps = untrained(), 30
     optimizer = Soap(photo.parameters(), lr=1e-2)
-    for _ in range(30):
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / steps)
         optimizer.zero_grad()
         photo(slopes).mean().backward()
         optimizer.step()

@@ -22,7 +22,7 @@ from gencodec.codec.container import SectionKind
 from gencodec.export.adaptation import Loss, adaptable, linear
 from gencodec.models.photo import Photo
 from gencodec.models.quantize import set_exact
-from gencodec.runtime import Model, load
+from gencodec.runtime import Model, find_model, load
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float32]
@@ -107,9 +107,9 @@ def test_the_steps_gradients_are_torchs(
     assert outputs == ["bits", *(f"gradient.{n}.{p}" for n in adaptable(adaptive_photo) for p in ("weight", "bias"))]
     assert len(found) == len(expected)
     for name, a, b in zip(outputs[1:], found, expected, strict=True):
-        scale = np.abs(b).max()
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4 * float(scale) + 1e-8, err_msg=name)
-        assert scale > 0 or colors == 1
+        # weights between whole steps give sums that are not exact: a few may be floored to another integer
+        assert np.linalg.norm(a - b) <= 5e-3 * np.linalg.norm(b), name
+        assert b.any() or colors == 1
 
 
 def pixels_of(array: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -343,6 +343,15 @@ def test_a_small_gain_is_taken_only_if_it_is_one(
         sections = coded(pixels, adaptive, 2)
         assert (kinds(sections) == [SectionKind.COLOR, SectionKind.ADAPTATION]) == taken
         assert length(sections) <= length(plain)
+
+
+def test_the_step_of_another_network_is_refused(adaptive_file: Path, pixels: Pixels, tmp_path: Path) -> None:
+    model = tmp_path / "own.onnx"
+    model.write_bytes(adaptive_file.read_bytes())
+    shipped = find_model("photo").file.with_suffix(".step.onnx")
+    model.with_suffix(".step.onnx").write_bytes(shipped.read_bytes())
+    with pytest.raises(UsageError, match="is not that of its network"):
+        adapted(pixels, load(model, threads=1, device="cpu"), 2)
 
 
 # who is told

@@ -79,8 +79,9 @@ def test_a_trained_model_compresses(checkpoint: Path, photos: Path, tmp_path: Pa
 
 def test_resume_goes_on(checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "POOL", 8)
-    before = torch.load(checkpoint, weights_only=True)["steps"]
-    course = Course(photos, checkpoint, Schedule(minutes=0.03), resume=True, batch=2, size=16)
+    state = torch.load(checkpoint, weights_only=True)
+    before, spent = state["steps"], state["seconds"] / 60
+    course = Course(photos, checkpoint, Schedule(minutes=spent + 0.01), resume=True, batch=2, size=16)
     shares: list[float] = []
     train(find_family("photo"), list(SIZES), course, lambda _: None, shares.append)
     assert torch.load(checkpoint, weights_only=True)["steps"] > before
