@@ -56,7 +56,8 @@ def test_commands_named_exist() -> None:
     from gencodec.cli import app
 
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert set(re.findall(r"gencodec (\w+) [^`\n]*(?:\.gnc|\.png|-)", README)) <= known
+    words = re.sub(r"<!-- results -->.*<!-- /results -->", "", README, flags=re.DOTALL)  # there codecs are named
+    assert set(re.findall(r"gencodec (\w+) [^`\n]*(?:\.gnc|\.png|-)", words)) <= known
 
 
 def test_results_are_marked() -> None:
