@@ -74,7 +74,6 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
     count, size = STEPS[effort - 1], pixels.shape[0] * pixels.shape[1]
     if not count or size < LEAST_PIXELS or not adaptation.layers(model) or model.step is None:
         return None
-    check_step(model)
     adapter = Adapter(model, model.step, pool_of(pixels, model), pixels.shape)
     plain = adapter.measured(adapter.rounded())
     with threadpool_limits(1, user_api="blas"):  # the optimizer's matrices are too small for more
@@ -85,17 +84,6 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
     if not bits < plain:
         return None
     return Adapted(adaptation.applied(model, changes, adapter.coarseness), payload, 1 - bits / plain)
-
-
-def check_step(model: Model) -> None:
-    """Raise UsageError where the training step beside the model was exported with another one."""
-    given = {i.name: tuple(i.shape) for i in model.step.get_inputs()} if model.step else {}
-    for layer in adaptation.layers(model):
-        rows, columns = layer.weight.shape
-        if given.get(f"{layer.name}.weight") != (rows, columns - 1):
-            raise UsageError(
-                f"the training step beside {model.card.name} is not that of its network; export both again"
-            )
 
 
 def pool_of(pixels: Pixels, model: Model) -> Pool:
@@ -177,7 +165,13 @@ class Adapter:
         }
         self.count = step.get_inputs()[0].shape[1]
         self.fits = []
+        given = {i.name: tuple(i.shape) for i in step.get_inputs()}
         for layer in adaptation.layers(model):
+            rows, columns = layer.weight.shape
+            if given.get(f"{layer.name}.weight") != (rows, columns - 1):
+                raise UsageError(
+                    f"the training step beside {model.card.name} is not that of its network; export both again"
+                )
             unit = (layer.steps(self.coarseness) * layer.scale).astype(np.float32)
             start = (layer.weight * layer.scale).astype(np.float32)
             self.fits.append(Fit(layer, unit, start, np.zeros_like(start), []))

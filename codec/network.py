@@ -6,6 +6,7 @@ All arrays are float32 integers of shape (rows, positions); colors are ordered g
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -123,11 +124,15 @@ class Network:
             raise InvalidFile(f"the model {model.card.name} is of format {model.format}, which is not known here")
         return kinds[model.format](model)
 
+    @cached_property
+    def nearest(self) -> list[slice]:
+        """Rows of the west, north and northwest neighbors in a context."""
+        places = (self.geometry.place(*at) for at in ((0, -1), (1, 0), (1, -1)))
+        return [slice(place, place + 3) for place in places]
+
     def neighborhood(self, context: Array) -> Neighborhood:
         """Contexts relative to their base predictions; takes `context` over."""
-        g = self.geometry
-        west, north, northwest = (context[at : at + 3] for at in (g.place(0, -1), g.place(1, 0), g.place(1, -1)))
-        base = median_edge(west, north, northwest)
+        base = median_edge(*(context[rows] for rows in self.nearest))
         colors = context.reshape(-1, 3, context.shape[1])
         colors -= base
         return Neighborhood(context, base, NOTHING)

@@ -188,7 +188,8 @@ class Wavefront:
             outside = ~schedule.valid(step, lanes)
             np.copyto(here, self.pixels.at(step - 1, lanes), where=outside)
             kept *= ~outside
-        ended = slice(schedule.lanes(step, g.right).start, lanes.start)
+        first = schedule.lanes(step, g.right).start
+        ended = slice(first, lanes.start)
         self.pixels.at(step, ended)[...] = self.pixels.at(step - 1, ended)
         if (
             step % g.lag == 0 and lanes.stop < schedule.height
@@ -198,7 +199,7 @@ class Wavefront:
             self.pixels.steps(start - g.left, start - 1, below)[...] = self.pixels.at(
                 step, slice(lanes.stop - 1, lanes.stop)
             )
-        if g.repeats_edge and schedule.lanes(step, g.right).start == 0:
+        if g.repeats_edge and first == 0:
             margin = self.pixels.at(step, slice(0, g.above), g.above)
             margin[...] = self.pixels.at(step, slice(0, 1))
         self._extend_runs(step)

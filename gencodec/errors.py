@@ -12,6 +12,8 @@ Messages are one clear sentence that does not name the file: the caller knows wh
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class GencodecError(Exception):
     """Base of every error that gencodec raises on purpose.
@@ -40,6 +42,15 @@ class UsageError(GencodecError):
     """An argument is wrong, or asks for what the chosen format cannot hold."""
 
     exit_code = 2
+
+
+def unknown_name(kind: str, name: str, known: Collection[str]) -> UsageError:
+    """The error for a name that is none of the `known` ones of its kind, with the one that was meant, if that shows."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
+    return UsageError(f"there is no {kind} {name!r}; {hint}")
 
 
 class InexactGraph(GencodecError):

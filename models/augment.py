@@ -69,10 +69,7 @@ def coded(photo: Pixels, size: int, rng: np.random.Generator, chances: Chances =
     chances = replace(chances, subsampled=0.0, compressed=0.0, gray=0.0)
     pixels = augmented(photo, size, rng, chances)
     if rng.random() < 0.4:
-        buffer = io.BytesIO()
-        quality, subsampling = int(rng.integers(80, 100)), int(rng.integers(0, 3))
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
-        image = Image.open(buffer)
+        image = as_jpeg(pixels, (80, 99), rng)
         image.draft("YCbCr", image.size)
         return np.asarray(image)[..., [2, 0, 1]]
     picture = pixels.astype(np.float32) + rng.uniform(-0.5, 0.5, pixels.shape).astype(np.float32)
@@ -227,7 +224,12 @@ def halved_and_back(plane: Picture, vertical: int, coarse: bool, way: int) -> Pi
 
 def compressed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """What JPEG of quality 75 to 98 leaves of `pixels`, uint8."""
+    return np.asarray(as_jpeg(pixels, (75, 98), rng))
+
+
+def as_jpeg(pixels: Pixels, qualities: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """`pixels` as a JPEG file that is opened and not yet decoded, of a quality between two, the last included."""
     buffer = io.BytesIO()
-    quality, subsampling = int(rng.integers(75, 99)), int(rng.integers(0, 3))
+    quality, subsampling = int(rng.integers(*qualities, endpoint=True)), int(rng.integers(0, 3))
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
-    return np.asarray(Image.open(buffer))
+    return Image.open(buffer)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from torch import nn
 
-from gencodec.errors import UsageError
+from gencodec.errors import UsageError, unknown_name
 from gencodec.models.photo import Photo, PhotoConfig
 
 
@@ -36,7 +35,7 @@ class Family:
         return replace(self.config(), **changes)
 
     def restored(self, sizes: dict[str, Any]) -> nn.Module:
-        """A network of the sizes that `described` gave."""
+        """A network of the sizes that a checkpoint holds."""
         return self.build(self.config(**{**asdict(self.config()), **sizes}))
 
 
@@ -46,7 +45,5 @@ FAMILIES = {family.name: family for family in (Family("photo", PhotoConfig, Phot
 def find_family(name: str) -> Family:
     """The family called `name`. Raises `UsageError`."""
     if name not in FAMILIES:
-        close = difflib.get_close_matches(name, FAMILIES, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(FAMILIES)}"
-        raise UsageError(f"there is no family {name!r}; {hint}")
+        raise unknown_name("family", name, FAMILIES)
     return FAMILIES[name]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import gencodec
-from gencodec.errors import UnknownModel, UsageError
+from gencodec.errors import UnknownModel, UsageError, unknown_name
 
 WEIGHTS = Path(gencodec.__file__).parent / "weights"
 PREFIX = 8
@@ -99,9 +98,7 @@ def find_model(name: str | Path) -> ModelCard:
     if path.suffix == ".onnx" or path.is_file():
         return _card_of_file(path)
     known = [n for card in MODELS for n in (card.name, *card.aliases)]
-    close = difflib.get_close_matches(str(name), known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(sorted(known)) or 'none'}"
-    raise UsageError(f"there is no model {str(name)!r}; {hint}")
+    raise unknown_name("model", str(name), known)
 
 
 def model_for(wire_id: int, weights_prefix: bytes, extra: ModelCard | None = None) -> ModelCard:

@@ -167,13 +167,16 @@ def test_another_training_can_start_from_the_averaged_weights(tile_batches: list
 
 
 @pytest.mark.parametrize("size", [16, 64, 128])
-def test_augmented_pictures_are_reproducible_and_of_the_right_kind(size: int) -> None:
+@pytest.mark.parametrize(("make", "count"), [(augment.augmented, 60), (augment.coded, 40)])
+def test_made_pictures_are_reproducible_and_of_the_right_kind(
+    size: int, make: Callable[[Pixels, int, np.random.Generator], Pixels], count: int
+) -> None:
     photo = photograph(9, 140, 128)
-    made = [augment.augmented(photo, size, np.random.default_rng(seed)) for seed in range(60)]
+    made = [make(photo, size, np.random.default_rng(seed)) for seed in range(count)]
     for seed, pixels in enumerate(made):
         assert pixels.shape == (size, size, 3)
         assert pixels.dtype == np.uint8
-        np.testing.assert_array_equal(pixels, augment.augmented(photo, size, np.random.default_rng(seed)))
+        np.testing.assert_array_equal(pixels, make(photo, size, np.random.default_rng(seed)))
     assert len({pixels.tobytes() for pixels in made}) == len(made)
 
 
@@ -198,17 +201,6 @@ def test_every_augmentation_changes_the_picture_and_keeps_its_shape(
         assert np.abs(found - picture).max() > 0.2
         np.testing.assert_array_equal(found, part(picture, np.random.default_rng(seed)))
     np.testing.assert_array_equal(picture, kept)
-
-
-@pytest.mark.parametrize("size", [16, 64, 128])
-def test_coded_pictures_are_reproducible_and_of_the_right_kind(size: int) -> None:
-    photo = photograph(9, 140, 128)
-    made = [augment.coded(photo, size, np.random.default_rng(seed)) for seed in range(40)]
-    for seed, pixels in enumerate(made):
-        assert pixels.shape == (size, size, 3)
-        assert pixels.dtype == np.uint8
-        np.testing.assert_array_equal(pixels, augment.coded(photo, size, np.random.default_rng(seed)))
-    assert len({pixels.tobytes() for pixels in made}) == len(made)
 
 
 def test_codes_are_red_chroma_luma_blue_chroma() -> None:
