@@ -115,7 +115,8 @@ def _detail(section: SectionInfo, found: FileInfo) -> str:
     if section.coder.name != "MODEL":
         return ""
     model = found.model or f"model {found.wire_id} with weights {found.weights}, which is not installed"
-    return model if found.overhead is None else f"{model}, {found.overhead:+.2%} against its own estimate"
+    words = model if found.overhead is None else f"{model}, {found.overhead:+.2%} against its own estimate"
+    return words if found.initial_bits is None else f"{words}, {found.initial_bits} initial bits"
 
 
 def describe_model(card: ModelCard) -> str:

@@ -28,6 +28,8 @@ MAX_METADATA = 1 << 26
 """The most bytes that metadata may have, before DEFLATE."""
 
 DEFAULT_EFFORT = 5
+DEFAULT_FAMILY = "photo"
+"""The family that gives way to ordinary coders where these are better; others are asked for to see what they do."""
 
 Source = str | os.PathLike[str] | BinaryIO | bytes
 
@@ -48,9 +50,10 @@ class FileInfo:
     `bytes`: length of the whole file. `bpsp`: bits of the whole file per sample. `model`: name of the model
     that coded the color, None where none did or it is not installed; `wire_id` and `weights` (hex digits)
     tell it apart in either case. `estimate_bits`: what the model itself expected the color to take;
-    `overhead`: the share by which the payload exceeds that. `color_codes`: the system whose luma and chroma
-    codes were coded in place of colors, if they were. `metadata`: the fields present, profiles and packets by
-    their length.
+    `overhead`: the share by which the payload exceeds that. `initial_bits`: of a model that codes by bits-back, what
+    the tiles take that are coded directly, for the first choices to be drawn from. `color_codes`: the system whose
+    luma and chroma codes were coded in place of colors, if they were. `metadata`: the fields present, profiles and
+    packets by their length.
     """
 
     version: int
@@ -66,6 +69,7 @@ class FileInfo:
     weights: str | None
     estimate_bits: int | None
     overhead: float | None
+    initial_bits: int | None
     color_codes: str | None
     metadata: dict[str, int | tuple[int, ...]]
 
@@ -100,7 +104,7 @@ def compress(
     other = card.for_codes if model in card.aliases else ""
     for_codes = partial(load, runtime.find_model(other)) if other else None
     image = _as_image(image, allow_lossy)
-    means = samples.Means(partial(load, card), for_codes, effort)
+    means = samples.Means(partial(load, card), for_codes, effort, always=card.family not in ("", DEFAULT_FAMILY))
     coded = samples.encode(image.pixels, means, samples.Listener(progress, note))
     file = gnc.write(
         Container(
@@ -165,7 +169,7 @@ def info(data: Source, *, model: str | None = None) -> FileInfo:
     codes = container.section(SectionKind.CODES)
     system = samples.color_system(codes).name if codes else None
     metadata = _decode_metadata(container.section(SectionKind.METADATA))
-    return _describe(gnc.read_header(file), metadata, len(file), model, system)
+    return _describe(gnc.read_header(file), metadata, len(file), model, system, _initial_bits(container, model))
 
 
 def verify(
@@ -271,7 +275,12 @@ def _check_region(region: Region, width: int, height: int) -> None:
 
 
 def _describe(
-    header: Header, metadata: Metadata, file_bytes: int, model: str | None, color_codes: str | None
+    header: Header,
+    metadata: Metadata,
+    file_bytes: int,
+    model: str | None,
+    color_codes: str | None,
+    initial_bits: int | None,
 ) -> FileInfo:
     """Gather what a file says of itself."""
     coded = next((entry for entry in header.entries if entry.model), None)
@@ -291,9 +300,23 @@ def _describe(
         reference.weights.hex() if reference else None,
         8 * estimate if estimate else None,
         coded.length / estimate - 1 if coded and estimate else None,
+        initial_bits,
         color_codes,
         _summary(metadata),
     )
+
+
+def _initial_bits(container: Container, model: str | None) -> int | None:
+    """What a model that codes by bits-back began with, None for others and for those that are not at hand."""
+    from gencodec.codec import bitsback, codecs
+
+    color = container.section(SectionKind.COLOR)
+    try:
+        if color and color.model and _find_card(color.model, model).family in codecs.BITS_BACK:
+            return bitsback.initial_bits(color.payload, container.width, container.height)
+    except UnknownModel:
+        pass
+    return None
 
 
 def _find_card(reference: ModelRef, model: str | None) -> ModelCard:

@@ -1,4 +1,4 @@
-"""The entropy coder: intervals out of 2**16 on a constriction ANS stack.
+"""The entropy coder: intervals out of 2**16 on a constriction ANS stack, and what stands in its place for sampling.
 
 ANS is a bijection between naturals (Duda 2013, arXiv 1311.2540), so a symbol with the integer interval
 [left, left + length) is coded with uniform distributions alone: pop r out of `length`, push left + r out of
@@ -7,15 +7,16 @@ ANS is a bijection between naturals (Duda 2013, arXiv 1311.2540), so a symbol wi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from gencodec.codec.tables import TOTAL_BITS
 from gencodec.errors import InvalidFile
 
-TOTAL = 1 << 16
+TOTAL = 1 << TOTAL_BITS
 PRECISION = 1 << 24
 """What constriction's uniform model divides: the last of its numbers gets the remainder."""
 LONG = 1 << 12
@@ -24,6 +25,37 @@ _ANY = _stream.model.Uniform()
 _QUANTILE = _stream.model.Uniform(TOTAL)
 
 Index = NDArray[np.int64]
+
+
+class Stack(Protocol):
+    """Symbols on a stack: what is pushed last is popped first. Blocks are pushed and popped as wholes.
+
+    `bits` is the information that has been put on it: the ideal code lengths of what was pushed, less those of what
+    was popped. With popping, a stack is a source of random choices too (bits-back, Townsend et al. 2019,
+    arXiv 1901.04866): a symbol is drawn from a distribution by popping it, and the choice is given back by pushing it.
+    """
+
+    bits: float
+
+    def push(self, left: Index, length: Index) -> None:
+        """Push symbols with intervals [left, left + length) out of 2**16, all of one shape (n,)."""
+        ...
+
+    def pop_quantiles(self, count: int) -> Index:
+        """Numbers within the intervals of the next `count` symbols; `restore` must follow."""
+        ...
+
+    def restore(self, rest: Index, length: Index) -> None:
+        """Finish popping: give back where within their intervals, of these lengths, the quantiles lay."""
+        ...
+
+    def push_uniform(self, value: Index, size: Index | int) -> None:
+        """Push numbers (n,), each equally likely below its size, a number or (n,), of at most 2**16."""
+        ...
+
+    def pop_uniform(self, size: Index | int, count: int) -> Index:
+        """Pop `count` numbers that `push_uniform` pushed with these sizes."""
+        ...
 
 
 def _narrowed(length: Index) -> Index:
@@ -41,10 +73,11 @@ NARROWED = np.concatenate([[0], NARROWED])
 
 
 class IntervalCoder:
-    """A stack of symbols: what is pushed last is popped first. Blocks are pushed and popped as wholes."""
+    """The stack that files hold (`Stack`)."""
 
     def __init__(self, words: NDArray[np.uint32] | None = None):
         self.stack = _stream.stack.AnsCoder(words)
+        self.bits = 0.0
 
     @classmethod
     def from_bytes(cls, data: bytes) -> IntervalCoder:
@@ -63,16 +96,15 @@ class IntervalCoder:
         return bool(self.stack.is_empty())
 
     def push(self, left: Index, length: Index) -> None:
-        """Push symbols with intervals [left, left + length), all of one shape (n,)."""
         rest = self._pop_rest(length)
         self.stack.encode_reverse((left + rest).astype(np.int32), _QUANTILE)
+        self.bits += information(length)
 
     def pop_quantiles(self, count: int) -> Index:
-        """Numbers within the intervals of the next `count` symbols; `restore` must follow."""
         return self.stack.decode(_QUANTILE, count).astype(np.int64)
 
     def restore(self, rest: Index, length: Index) -> None:
-        """Finish popping: give back where within their intervals the quantiles lay."""
+        self.bits -= information(length)
         length = NARROWED.take(length)
         if (rest >= length).any():
             raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
@@ -80,6 +112,20 @@ class IntervalCoder:
         if not open_.all():
             rest, length = rest[open_], length[open_]
         self.stack.encode_reverse(rest.astype(np.int32), _ANY, length.astype(np.int32))
+
+    def push_uniform(self, value: Index, size: Index | int) -> None:
+        sizes = np.broadcast_to(size, value.shape)
+        open_ = sizes > 1
+        self.stack.encode_reverse(value[open_].astype(np.int32), _ANY, sizes[open_].astype(np.int32))
+        self.bits += float(np.log2(sizes).sum())
+
+    def pop_uniform(self, size: Index | int, count: int) -> Index:
+        sizes = np.broadcast_to(np.asarray(size, np.int64), count)
+        open_ = sizes > 1
+        value = np.zeros(count, np.int64)
+        value[open_] = self.stack.decode(_ANY, sizes[open_].astype(np.int32))
+        self.bits -= float(np.log2(sizes).sum())
+        return value
 
     def _pop_rest(self, length: Index) -> Index:
         length = NARROWED.take(length)
@@ -89,3 +135,45 @@ class IntervalCoder:
         rest = np.zeros(len(length), np.int64)
         rest[open_] = self.stack.decode(_ANY, length[open_].astype(np.int32))
         return rest
+
+
+class RandomCoder:
+    """A stack of endless random bits: what a decoder makes of it is a sample of the model (`Stack`)."""
+
+    def __init__(self, seed: int):
+        self.rng = np.random.default_rng(seed)
+        self.bits = 0.0
+
+    def push(self, left: Index, length: Index) -> None:  # noqa: ARG002
+        self.bits += information(length)
+
+    def pop_quantiles(self, count: int) -> Index:
+        return self.rng.integers(0, TOTAL, count)
+
+    def restore(self, rest: Index, length: Index) -> None:  # noqa: ARG002
+        self.bits -= information(length)
+
+    def push_uniform(self, value: Index, size: Index | int) -> None:
+        self.bits += float(np.log2(np.broadcast_to(size, value.shape)).sum())
+
+    def pop_uniform(self, size: Index | int, count: int) -> Index:
+        self.bits -= float(np.log2(np.broadcast_to(np.asarray(size, np.int64), count)).sum())
+        return self.rng.integers(0, size, count)
+
+
+class MiddleCoder(RandomCoder):
+    """A stack whose every choice is the middle one: medians for symbols, half of the size for uniform numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def pop_quantiles(self, count: int) -> Index:
+        return np.full(count, TOTAL // 2, np.int64)
+
+    def pop_uniform(self, size: Index | int, count: int) -> Index:
+        return np.broadcast_to(np.asarray(size, np.int64) // 2, count).copy()
+
+
+def information(length: Index) -> float:
+    """Ideal code length in bits of symbols with intervals of these lengths out of 2**16."""
+    return float(TOTAL_BITS * length.size - np.log2(length).sum())

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gencodec.codec import features
 from gencodec.codec.coder import IntervalCoder
 from gencodec.codec.network import Array, Hidden, Neighborhood, Network
-from gencodec.codec.tables import TOTAL_BITS, Tables
+from gencodec.codec.tables import Tables
 from gencodec.codec.tiling import Box, Tiling
 from gencodec.codec.wavefront import Schedule, Wavefront
 from gencodec.errors import InvalidFile
@@ -151,7 +151,7 @@ class PhotoCodec:
             if part.start < part.stop:
                 for color in reversed(range(colors)):
                     coder.push(left[color, part], length[color, part])
-        return coder.to_bytes(), float(TOTAL_BITS * length.size - np.log2(length).sum())
+        return coder.to_bytes(), coder.bits
 
     # decoding
 
@@ -347,16 +347,7 @@ def decode(
         codec.decode_groups(batches[index], pixels, area, partial(tracker.report, index))
         tracker.report(index, 1.0)
 
-    if len(batches) == 1:
-        decode_batch(0)
-    else:
-        with ThreadPoolExecutor(model.threads) as pool:
-            try:
-                list(pool.map(decode_batch, range(len(batches))))
-            except BaseException:
-                tracker.stopped = True
-                pool.shutdown(cancel_futures=True)
-                raise
+    run_all(decode_batch, len(batches), model.threads, tracker)
     top, left = wanted.y - area.y, wanted.x - area.x
     return np.ascontiguousarray(pixels[top : top + wanted.height, left : left + wanted.width])
 
@@ -389,6 +380,19 @@ class Tracker:
             self.shares[part] = share
             if self.progress:
                 self.progress(sum(self.shares) / len(self.shares))
+
+
+def run_all(work: Callable[[int], T], count: int, threads: int, tracker: Tracker) -> list[T]:
+    """What `work` gives for 0 to `count` - 1, on so many threads; when one fails, `tracker` stops the others."""
+    if count == 1:
+        return [work(0)]
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            return list(pool.map(work, range(count)))
+        except BaseException:
+            tracker.stopped = True
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def parsed(payload: bytes, width: int, height: int) -> tuple[Tiling, list[bytes]]:

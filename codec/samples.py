@@ -34,6 +34,8 @@ class Means:
     """For pictures that were made of luma and chroma codes; None where their colors are to be coded as they are."""
     effort: int
     """From 1, quick, to 9; see `gencodec.codec.adapting.STEPS`."""
+    always: bool = False
+    """Whether the model codes all that it can, be ordinary coders better or not."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,11 @@ def encode(pixels: Pixels, means: Means, listener: Listener = Listener()) -> tup
     """Code samples (H, W, C) as the smallest of the sections worth trying, in the order of their kinds."""
     least = least_payload(pixels.shape[0] * pixels.shape[1])
     color, alpha = _split(pixels)
-    if not choice.suits_model(color):
+    if means.always and color.dtype == np.uint8:
+        forced = _encode_neural(color, alpha, means, listener)
+        if sum(len(section.payload) for section in forced) >= least:
+            return forced
+    if means.always or not choice.suits_model(color):
         return _encode_ordinary(pixels, color, alpha, least)
     neural = _encode_neural(color, alpha, means, listener)
     long_enough = sum(len(section.payload) for section in neural) >= least
@@ -118,7 +124,7 @@ def _codes_of(color: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Section] | N
 
 def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, listener: Listener) -> tuple[Section, ...]:
     """The section of a model's payload, with that of its changes where they make both together smaller."""
-    from gencodec.codec import adapting, photo
+    from gencodec.codec import adapting, codecs
 
     done = 0.0
 
@@ -132,7 +138,7 @@ def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, list
 
     def coded(used: Model, last: float = 1.0) -> Section:
         nonlocal done
-        encoded = photo.encode(samples, used, progress=listener.part(done, last))
+        encoded = codecs.codec_of(used).encode(samples, used, progress=listener.part(done, last))
         done = last
         reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
         estimate = int(np.ceil(encoded.estimate_bits / 8))
@@ -199,14 +205,14 @@ def _decode_neural(
     progress: Progress | None,
 ) -> NDArray[np.uint8]:
     """Decode samples by the neural codec, which holds 8-bit samples only."""
-    from gencodec.codec import adaptation, photo
+    from gencodec.codec import adaptation, codecs
 
     if shape.itemsize != 1:
         raise InvalidFile("the coder MODEL holds 8-bit samples only, and the file claims more")
     changes, codes = (container.section(kind) for kind in (SectionKind.ADAPTATION, SectionKind.CODES))
     if changes is not None:
         model = adaptation.applied(model, *adaptation.unpack(changes.payload, model))
-    samples = photo.decode(section.payload, shape[:3], model, region=region, progress=progress)
+    samples = codecs.codec_of(model).decode(section.payload, shape[:3], model, region=region, progress=progress)
     if codes is None:
         return samples
     exceptions = colorcodes.unpack_exceptions(codes.payload[1:], container.width, container.height)

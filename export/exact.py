@@ -1,8 +1,8 @@
 """Builds ONNX graphs of integer arithmetic in float32 and proves, as it builds, that no sum can be inexact.
 
-Every tensor is (features, positions). An operation is emitted only when the integers that can reach it keep
-every partial sum below 2**24 in magnitude; otherwise `InexactGraph` names the layer and the figure. What is
-proved of each weighted sum is kept in `proof`, for the reader to check again.
+Every tensor of a graph is (features, positions), or (batch, features, height, width). An operation is emitted only when
+the integers that can reach it keep every partial sum below 2**24 in magnitude; otherwise `InexactGraph` names the layer
+and the figure. What is proved of each weighted sum is kept in `proof`, for the reader to check again.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ EXACT_LIMIT = 1 << 24
 
 
 class ExactGraph:
-    """Nodes, constants and proofs of one or several graphs that share constants."""
+    """Nodes, constants and proofs of one or several graphs that share constants.
 
-    def __init__(self) -> None:
+    `axis` is that of the features: 0 of (features, positions), 1 of (batch, features, height, width).
+    """
+
+    def __init__(self, axis: int = 0) -> None:
+        self.axis = axis
         self.nodes: list[onnx.NodeProto] = []
         self.constant_nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.proof: list[dict[str, object]] = []
+        self.reaches: dict[str, Integers] = {}
         self.joints: dict[tuple[str, ...], str] = {}
         self._count = 0
 
@@ -60,9 +65,10 @@ class ExactGraph:
         return name
 
     def column(self, values: Integers | NDArray[np.float32]) -> str:
-        """A float32 constant (rows, 1), or a scalar where all rows agree."""
+        """A float32 constant that spreads over positions, or a scalar where all rows agree."""
         array = np.asarray(values, np.float32)
-        return self.constant(array[:1].reshape(()) if (array == array[0]).all() else array[:, None])
+        spread = array.reshape(-1, 1, 1) if self.axis else array[:, None]
+        return self.constant(array[:1].reshape(()) if (array == array[0]).all() else spread)
 
     # operations
 
@@ -79,19 +85,7 @@ class ExactGraph:
         self, layer: str, x: Value, weight: Integers, bias: Integers, exponents: Integers, target: Value
     ) -> Value:
         """`clip(floor((W x + b) * 2**(target.bits - exponents)))`; only ranges and bits of `target` are read."""
-        if (widest := int(np.abs(weight).max())) >= 1 << 15:
-            raise InexactGraph(f"layer {layer} cannot be proved exact: a weight of {widest} does not fit into 16 bits")
-        worst = np.abs(weight) @ x.magnitude + np.abs(bias)
-        if (row := int(worst.argmax())) >= 0 and worst[row] >= EXACT_LIMIT:
-            raise InexactGraph(
-                f"layer {layer} cannot be proved exact: the sum of output {row} can reach {worst[row]}, "
-                f"the limit is {EXACT_LIMIT}"
-            )
-        names = [
-            self.constant(weight.astype(np.int16), f"{layer}.weight"),
-            self.constant(bias.astype(np.int32), f"{layer}.bias"),
-        ]
-        self.proof.append({"layer": layer, "reach": runs(x.magnitude), "worst": int(worst.max()), "limit": EXACT_LIMIT})
+        names = self.proved(layer, weight, bias, x.magnitude, np.abs(weight) @ x.magnitude + np.abs(bias))
         scale = np.exp2((target.bits - exponents).astype(np.float32))[:, None]
         factor = self.constant(scale, f"{layer}.scale")
         weights, biases = (self.prepared(name, factor, i) for i, name in enumerate(names))
@@ -99,6 +93,64 @@ class ExactGraph:
         for part, columns in self.columns(weights, x.parts or (x,)):
             total = self.node("Gemm", [columns, part.name, total])
         return self.clipped(self.node("Floor", [total]), target)
+
+    def conv(
+        self,
+        layer: str,
+        x: Value,
+        weight: Integers,
+        bias: Integers,
+        exponents: Integers,
+        target: Value,
+        *,
+        stride: int,
+        padding: tuple[int, int],
+        groups: int,
+    ) -> Value:
+        """As `linear`, of a neighborhood: weights (out, in / groups, height, width)."""
+        x = self.solid(x)
+        self.check_again(layer, x)
+        if layer not in self.reaches:
+            worst = row_sums(weight, x.magnitude, groups) + np.abs(bias)
+            names = self.proved(layer, weight, bias, x.magnitude, worst, groups=groups)
+            scale = np.exp2((target.bits - exponents).astype(np.float32))
+            factors = (self.constant(scale.reshape(-1, 1, 1, 1)), self.constant(scale))
+            for name, factor in zip(names, factors, strict=True):
+                cast, scaled = f"{name}.float", f"{name}.scaled"
+                self.constant_nodes.append(helper.make_node("Cast", [name], [cast], to=TensorProto.FLOAT))
+                self.constant_nodes.append(helper.make_node("Mul", [cast, factor], [scaled]))
+            self.reaches[layer] = x.magnitude
+        scaled = [f"{layer}.{part}.scaled" for part in ("weight", "bias")]
+        attributes = {"strides": [stride, stride], "pads": [*padding, *padding], "group": groups}
+        total = self.node("Conv", [x.name, *scaled], kernel_shape=weight.shape[2:], **attributes)
+        return self.clipped(self.node("Floor", [total]), target)
+
+    def check_again(self, layer: str, x: Value) -> None:
+        """Refuse a layer that is used again for inputs beyond those that its proof is for."""
+        if layer in self.reaches and (x.magnitude > self.reaches[layer]).any():
+            raise InexactGraph(
+                f"layer {layer} cannot be proved exact: it is used for inputs of different ranges"
+            )
+
+    def proved(
+        self, layer: str, weight: Integers, bias: Integers, reach: Integers, worst: Integers, **more: int
+    ) -> list[str]:
+        """Constants for a layer's weights and biases, and its entry in the proof. Raises `InexactGraph`."""
+        if (widest := int(np.abs(weight).max())) >= 1 << 15:
+            raise InexactGraph(f"layer {layer} cannot be proved exact: a weight of {widest} does not fit into 16 bits")
+        if (row := int(worst.argmax())) >= 0 and worst[row] >= EXACT_LIMIT:
+            raise InexactGraph(
+                f"layer {layer} cannot be proved exact: the sum of output {row} can reach {worst[row]}, "
+                f"the limit is {EXACT_LIMIT}"
+            )
+        self.proof.append(
+            {"layer": layer, "reach": runs(reach), "worst": int(worst.max()), "limit": EXACT_LIMIT, **more}
+        )
+        small = np.int8 if widest < 1 << 7 else np.int16
+        return [
+            self.constant(weight.astype(small if weight.ndim > 2 else np.int16), f"{layer}.weight"),
+            self.constant(bias.astype(np.int32), f"{layer}.bias"),
+        ]
 
     def prepared(self, name: str, factor: str, rank: int) -> str:
         """The float32 form of an integer constant times a power of two, computed once when a session starts."""
@@ -129,7 +181,7 @@ class ExactGraph:
             return x
         names = tuple(p.name for p in x.parts)
         if names not in self.joints:
-            self.joints[names] = self.node("Concat", names, axis=0)
+            self.joints[names] = self.node("Concat", names, axis=self.axis)
         return Value(self.joints[names], x.low, x.high, x.bits)
 
     def clipped(self, name: str, target: Value) -> Value:
@@ -211,7 +263,7 @@ class ExactGraph:
         if (start, stop) == (0, x.rows):
             return x
         x = self.solid(x)
-        ends = [self.constant(np.array([n], np.int64)) for n in (start, stop, 0)]
+        ends = [self.constant(np.array([n], np.int64)) for n in (start, stop, self.axis)]
         return Value(self.node("Slice", [x.name, *ends]), x.low[start:stop], x.high[start:stop], x.bits[start:stop])
 
     def row_sum(self, layer: str, x: Value) -> Value:
@@ -219,11 +271,45 @@ class ExactGraph:
         x = self.solid(x)
         if len(set(x.bits)) > 1:
             x = self.refined(layer, x, np.full_like(x.bits, x.bits.max()))
-        axes = self.constant(np.array([0], np.int64))
+        axes = self.constant(np.array([self.axis], np.int64))
         # no partial sum, in any order, exceeds the sum of magnitudes
         self.bounded(layer, x.name, np.zeros(1, np.int64), x.magnitude.sum(keepdims=True), x.bits[:1])
         low, high = x.low.sum(keepdims=True), x.high.sum(keepdims=True)
         return Value(self.node("ReduceSum", [x.name, axes], keepdims=1), low, high, x.bits[:1])
+
+    def spatial_mean(self, layer: str, x: Value, positions: int, target: Value) -> Value:
+        """`clip(floor(mean))` over all positions of a picture, whose number is a power of two."""
+        x = self.solid(x)
+        if positions & (positions - 1):
+            raise InexactGraph(f"layer {layer} cannot be proved exact: {positions} positions are no power of two")
+        self.bounded(layer, x.name, x.low * positions, x.high * positions, x.bits)
+        total = self.node("ReduceSum", [x.name, self.constant(np.array([2, 3], np.int64))], keepdims=1)
+        scale = np.exp2((target.bits - x.bits).astype(np.float32)) / positions
+        return self.clipped(self.node("Floor", [self.node("Mul", [total, self.column(scale)])]), target)
+
+    def shuffled(self, x: Value) -> Value:
+        """Depth to space, 2 x 2: feature 4 c + 2 i + j to the pixel (i, j) of feature c."""
+        x = self.solid(x)
+        name = self.node("DepthToSpace", [x.name], blocksize=2, mode="CRD")
+        quads = [v.reshape(-1, 4) for v in (x.low, x.high, x.bits)]
+        if (quads[2] != quads[2][:, :1]).any():
+            raise InexactGraph("features that become pixels of one feature lie on different grids")
+        return Value(name, quads[0].min(1), quads[1].max(1), quads[2][:, 0])
+
+    def unshuffled(self, x: Value) -> Value:
+        """Space to depth, 2 x 2: the pixel (i, j) of feature c to feature 4 c + 2 i + j."""
+        x = self.solid(x)
+        order = np.arange(4 * x.rows).reshape(4, x.rows).T.ravel()
+        name = self.node("SpaceToDepth", [x.name], blocksize=2)
+        name = self.node("Gather", [name, self.constant(order)], axis=1)
+        return Value(name, *(v.repeat(4) for v in (x.low, x.high, x.bits)))
+
+    def doubled(self, x: Value) -> Value:
+        """Every pixel as 2 x 2."""
+        x = self.solid(x)
+        scales = self.constant(np.array([1, 1, 2, 2], np.float32))
+        attributes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return replace(x, name=self.node("Resize", [x.name, "", scales], **attributes))
 
     def where_negative(self, layer: str, test: Value, chosen: Value, otherwise: Value) -> Value:
         """`chosen` where `test` is negative, else `otherwise`."""
@@ -233,6 +319,13 @@ class ExactGraph:
         output = self.node("Where", [condition, chosen.name, otherwise.name])
         low, high = np.minimum(chosen.low, otherwise.low), np.maximum(chosen.high, otherwise.high)
         return Value(output, low, high, np.broadcast_to(np.maximum(chosen.bits, otherwise.bits), low.shape))
+
+
+def row_sums(weight: Integers, reach: Integers, groups: int) -> Integers:
+    """Largest |sum| of every output of weights (out, in / groups, height, width) over inputs within `reach`, (out,)."""
+    taps = np.abs(weight).reshape(*weight.shape[:2], -1).sum(2)
+    seen = reach.reshape(groups, -1).repeat(len(weight) // groups, 0)
+    return (taps * seen).sum(1)
 
 
 def runs(magnitudes: Integers) -> list[list[int]]:

@@ -1,8 +1,9 @@
 """Lowers a torch module made of exact layers to integer nodes, by tracing it with torch.fx.
 
-Supported: `ExactLinear`, `Table`, `Snap` and `Mean` layers, `torch.cat`, slices of rows, `+ - *` (also by powers
-of two), `abs`, `maximum`, `minimum`, `clamp`, `sum` over rows, and `where(x < 0, a, b)`. A module's `forward` takes
-and returns feature-first tensors; anything else in it is refused by name.
+Supported: `ExactLinear`, `ExactConv`, `SpatialMean`, `Table`, `Snap` and `Mean` layers, `torch.cat`, slices and chunks
+of rows, `+ - *` (also by powers of two), `abs`, `maximum`, `minimum`, `clamp`, `sum` over rows, `where(x < 0, a, b)`,
+and on pictures `pixel_shuffle`, `pixel_unshuffle` and `interpolate` by 2. Rows are features: along axis 0, or along
+axis 1 of pictures. Anything else in a module's `forward` is refused by name.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from gencodec.errors import InexactGraph
 from gencodec.export.exact import EXACT_LIMIT, ExactGraph
-from gencodec.export.values import Value, joined, uniform
-from gencodec.models.quantize import ExactLinear, Group, Mean, Snap, Table
+from gencodec.export.values import Integers, Value, joined, uniform
+from gencodec.models.quantize import ExactConv, ExactLayer, ExactLinear, Group, Mean, Snap, SpatialMean, Table
 
-LEAVES = (ExactLinear, Table, Snap, Mean)
+LEAVES = (ExactLayer, Table, Snap, Mean, SpatialMean)
 
 
 class _Tracer(fx.Tracer):
@@ -35,6 +37,8 @@ def lower(module: nn.Module, inputs: list[Value], graph: ExactGraph, name: str) 
 
     Raises `InexactGraph`.
     """
+    if isinstance(module, LEAVES):
+        module = nn.Sequential(module)
     traced = fx.GraphModule(module, _Tracer().trace(module))
     result = Lowering(traced, graph, name).run(*inputs)
     return [graph.solid(value) for value in (result if isinstance(result, tuple) else (result,))]
@@ -55,8 +59,10 @@ class Lowering(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
         module = self.fetch_attr(str(target))
-        if isinstance(module, ExactLinear):
+        if isinstance(module, ExactLinear) and not self.exact.axis:
             return self.linear(module, args[0])
+        if isinstance(module, ExactConv) and self.exact.axis:
+            return self.conv(module, args[0])
         if isinstance(module, Table):
             return self.table(module, args[0])
         if isinstance(module, Snap):
@@ -64,6 +70,10 @@ class Lowering(fx.Interpreter):
         if isinstance(module, Mean):
             target_value = grids([(args[0].rows, module.target)])
             return self.exact.floored_quotient(self.layer, args[0], args[1], target_value)
+        if isinstance(module, SpatialMean):
+            self.check_grid(args[0], [(args[0].rows, module.source)])
+            target_value = grids([(args[0].rows, module.target)])
+            return self.exact.spatial_mean(self.layer, args[0], module.positions, target_value)
         raise InexactGraph(f"layer {self.layer} cannot be proved exact: {type(module).__name__} is not supported")
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,18 +91,29 @@ class Lowering(fx.Interpreter):
     def linear(self, module: ExactLinear, x: Value) -> Value:
         """A weighted sum; the integers are those that the layer trained with."""
         self.check_grid(x, module.sources)
+        return self.exact.linear(self.layer, x, *self.integers(module), grids(module.targets))
+
+    def conv(self, module: ExactConv, x: Value) -> Value:
+        """A weighted sum of neighborhoods, as `linear`."""
+        self.check_grid(x, module.sources)
+        weights, biases, scales = self.integers(module)
+        shape = {"stride": module.stride, "padding": module.padding, "groups": module.groups}
+        weights = weights.reshape(module.weight.shape)
+        return self.exact.conv(self.layer, x, weights, biases, scales, grids(module.targets), **shape)
+
+    def integers(self, module: ExactLayer) -> list[Integers]:
+        """A layer's weights (out, weights of a row), biases and the exponents of their scales (out,)."""
         with torch.no_grad():
             exponents = module.scale_bits()
             if not torch.isfinite(exponents).all():
                 raise InexactGraph(
                     f"layer {self.layer} cannot be proved exact: the roundings of its weights alone can sum up to "
-                    f"{int(module.reach.sum()) // 2}, the limit is {EXACT_LIMIT}"
+                    f"{int(module.reach.sum(-1).max()) // 2}, the limit is {EXACT_LIMIT}"
                 )
             unit = torch.exp2(exponents)
-            weight = (module.weight * (module.steps * unit[:, None])).round()
+            weight = (module.effective() * (module.steps * unit[:, None])).round()
             bias = (module.bias * unit).round()
-        weights, biases, scales = (t.to(torch.int64).cpu().numpy() for t in (weight, bias, exponents))
-        return self.exact.linear(self.layer, x, weights, biases, scales, grids(module.targets))
+        return [t.to(torch.int64).cpu().numpy() for t in (weight, bias, exponents)]
 
     def table(self, module: Table, x: Value) -> Value:
         """A lookup."""
@@ -123,13 +144,17 @@ def _flat(args: Any) -> list[Any]:
 
 
 def _cat(run: Lowering, parts: list[Value], dim: int = 0) -> Value:
-    _require(run, dim == 0, "only rows can be joined")
+    _require(run, dim == run.exact.axis, "only rows can be joined")
     return run.exact.joined(parts)
 
 
 def _rows(run: Lowering, x: Value | tuple[Value, ...], key: Any) -> Value:
     if isinstance(x, tuple):
         return x[key]
+    if run.exact.axis:
+        whole = isinstance(key, tuple) and len(key) == 2 and key[0] == slice(None)
+        _require(run, whole, "only slices of rows are supported")
+        key = key[1]
     _require(run, isinstance(key, slice) and key.step in (None, 1), "only slices of rows are supported")
     start, stop, _ = key.indices(x.rows)
     return run.exact.rows(x, start, stop)
@@ -161,8 +186,24 @@ def _value(run: Lowering, x: Value | float) -> Value:
 
 
 def _sum(run: Lowering, x: Value, dim: int, keepdim: bool = False) -> Value:
-    _require(run, dim == 0 and keepdim, "only sums over rows that keep them are supported")
+    _require(run, dim == run.exact.axis and keepdim, "only sums over rows that keep them are supported")
     return run.exact.row_sum(run.layer, x)
+
+
+def _chunk(run: Lowering, x: Value, chunks: int, dim: int = 0) -> tuple[Value, ...]:
+    _require(run, dim == run.exact.axis and x.rows % chunks == 0, "only rows can be parted, and evenly")
+    size = x.rows // chunks
+    return tuple(run.exact.rows(x, i * size, (i + 1) * size) for i in range(chunks))
+
+
+def _pixels(name: str) -> Callable[..., Value]:
+    def rule(run: Lowering, x: Value, factor: int = 0, **options: Any) -> Value:
+        factor = options.pop("scale_factor", factor)
+        plain = all(value in (None, False, "nearest") for value in options.values())
+        _require(run, bool(run.exact.axis) and factor == 2 and plain, "pictures change their size by 2 only")
+        return getattr(run.exact, name)(x)
+
+    return rule
 
 
 @dataclass(frozen=True)
@@ -210,5 +251,9 @@ _RULES: dict[Any, Callable[..., Any]] = {
     torch.sum: _sum,
     torch.clamp: _clamp,
     torch.where: _where,
+    torch.chunk: _chunk,
+    F.pixel_shuffle: _pixels("shuffled"),
+    F.pixel_unshuffle: _pixels("unshuffled"),
+    F.interpolate: _pixels("doubled"),
 }
-_METHODS = {"abs": torch.abs, "sum": torch.sum, "clamp": torch.clamp}
+_METHODS = {"abs": torch.abs, "sum": torch.sum, "clamp": torch.clamp, "chunk": torch.chunk}

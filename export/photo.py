@@ -21,12 +21,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import helper
 from torch import Tensor, nn
 
 from gencodec.export.adaptation import adaptable, export_step, units
 from gencodec.export.exact import ExactGraph
 from gencodec.export.lower import lower
+from gencodec.export.stages import assembled
 from gencodec.export.values import Value, joined, uniform
 from gencodec.models.photo import BANK, DRIFT, ENERGY, FLAG, HIDDEN, LEVELS, MEAN, PIXEL, Head, Photo
 from gencodec.models.quantize import Grid, set_exact
@@ -40,10 +41,6 @@ CDF_REACH = 32
 """The shapes' distribution functions are tabulated from -CDF_REACH to CDF_REACH scales."""
 CDF_TOTAL = (1 << 16) - 256
 """Table total less the one unit that each of the 256 symbols gets beforehand."""
-
-
-Branch = tuple[list[onnx.NodeProto], list[str]]
-"""Nodes of a stage, and the names of its two outputs."""
 
 
 class Trunk(nn.Module):
@@ -128,8 +125,7 @@ def export_photo(photo: Photo, target: Path, card: dict[str, str], tiles: Tensor
         graph.begin()
         named = [replace(value, name=letter) for letter, value in zip(INPUTS, inputs, strict=False)]
         outputs = [value.name for value in lower(module, named, graph, name)]
-        branches.append((graph.nodes, [*outputs, "nothing"][:2]))
-    graph.constant(np.zeros((0, 0), np.float32), "nothing")
+        branches.append((graph.nodes, outputs))
     graph.constant(shape_tables(photo.shapes), "shapes.cdf")
     graph.constant(scale_rates(), "shapes.rate")
     adapts = []
@@ -139,7 +135,7 @@ def export_photo(photo: Photo, target: Path, card: dict[str, str], tiles: Tensor
         graph.constant(photo.shapes.weights().detach().numpy(), "shapes.mixture")
         export_step(copy.deepcopy(photo), target.with_suffix(".step.onnx"))
         adapts = list(adaptable(photo))
-    model = assembled(graph, branches)
+    model = assembled(graph, branches, dict.fromkeys(INPUTS, 2), dict.fromkeys("yz", 2), "photo")
     metadata = {
         "family": "photo",
         "format": FORMAT,
@@ -151,51 +147,6 @@ def export_photo(photo: Photo, target: Path, card: dict[str, str], tiles: Tensor
     helper.set_model_props(model, {f"gencodec.{key}": value for key, value in metadata.items()})
     onnx.checker.check_model(model)
     target.write_bytes(model.SerializeToString())
-
-
-def assembled(graph: ExactGraph, branches: list[Branch]) -> onnx.ModelProto:
-    """One model whose outputs `y` and `z` are those of the branch with the number `stage`."""
-
-    def body(index: int) -> Branch:
-        if index + 1 == len(branches):
-            return branches[index]
-        parts = [
-            helper.make_graph(
-                [
-                    *nodes,
-                    *(helper.make_node("Identity", [name], [f"{name}_{place}_{index}"]) for name in names),
-                ],
-                f"stage_{place}_{index}",
-                [],
-                [
-                    helper.make_tensor_value_info(f"{name}_{place}_{index}", TensorProto.FLOAT, [None, None])
-                    for name in names
-                ],
-            )
-            for place, (nodes, names) in (("is", branches[index]), ("after", body(index + 1)))
-        ]
-        number, is_it, chosen = (
-            graph.constant(np.array(index, np.int64)),
-            f"is_{index}",
-            [f"y_{index}", f"z_{index}"],
-        )
-        return [
-            helper.make_node("Equal", ["stage", number], [is_it]),
-            helper.make_node("If", [is_it], chosen, then_branch=parts[0], else_branch=parts[1]),
-        ], chosen
-
-    nodes, names = body(0)
-    nodes = [
-        *nodes,
-        *(helper.make_node("Identity", [name], [end]) for name, end in zip(names, "yz", strict=True)),
-    ]
-    graph.constant(np.array(0, np.int64), "stage")
-    inputs = [
-        helper.make_tensor_value_info(letter, TensorProto.FLOAT, [f"rows_{letter}", "positions"]) for letter in INPUTS
-    ]
-    outputs = [helper.make_tensor_value_info(letter, TensorProto.FLOAT, [None, None]) for letter in "yz"]
-    main = helper.make_graph([*graph.constant_nodes, *nodes], "photo", inputs, outputs, list(graph.constants.values()))
-    return helper.make_model(main, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="gencodec")
 
 
 def shape_tables(shapes: Shapes) -> np.ndarray:

@@ -3,7 +3,7 @@
 Every activation is an integer grid point: `value = integer * 2**-bits`. A layer with quantization switched
 on computes in floating point exactly what its exported integer graph computes, with straight-through
 gradients (Bengio et al. 2013, arXiv 1308.3432); with quantization off it is the smooth float network.
-Arrays are feature-first: (features, ...positions).
+Arrays are feature-first, (features, ...positions), or pictures, (batch, features, height, width), as each layer says.
 """
 
 from __future__ import annotations
@@ -67,57 +67,152 @@ Group = tuple[int, Grid]
 """So many neighboring features, and the grid that they lie on."""
 
 
-class ExactLinear(nn.Module):
-    """`clip(floor(W x + b))` on integer grids: the one weight-carrying layer of exact networks.
+class ExactLayer(nn.Module):
+    """What weight-carrying layers share: weights that become integers with a power-of-two scale per output row.
 
-    Input: (in_features, ...) on the grids of `sources`, concatenated in order. Output: (out_features, ...) on
-    the grids of `targets`. Weights become integers of at most `weight_bits` bits with a power-of-two scale per
-    output row, chosen as fine as `weight_bits` and the bound on partial sums (ROOM, below 2**24) allow.
+    `steps` and `reach` are the grids' steps and largest integers of what each weight of a row, flattened, multiplies;
+    (1 or out, weights of a row) or (weights of a row,). Weights have at most `weight_bits` bits, and are as fine as
+    that and the bound on partial sums (`room`, at most 2**24) allow.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter
     steps: Tensor
     reach: Tensor
     target_steps: Tensor
 
-    def __init__(self, sources: list[Group], targets: list[Group], weight_bits: int = 12):
+    def __init__(self, sources: list[Group], targets: list[Group], weight_bits: int, room: int):
         super().__init__()
-        self.sources = sources
-        self.targets = targets
+        self.sources, self.targets = sources, targets
         self.in_features = sum(n for n, _ in sources)
         self.out_features = sum(n for n, _ in targets)
-        self.weight_bits = weight_bits
+        self.weight_bits, self.room = weight_bits, room
         self.exact = False
+        self.register_buffer("target_steps", _spread(targets, lambda grid: grid.step), persistent=False)
+
+    def effective(self) -> Tensor:
+        """The weights that count, (out, weights of a row)."""
+        return self.weight.flatten(1)
+
+    def scale_bits(self) -> Tensor:
+        """Per output row, the exponent k of the integer weights `round(w * step * 2**k)`; (out,) float."""
+        w = (self.effective().detach() * self.steps).abs()
+        by_width = torch.log2((2 ** (self.weight_bits - 1) - 1) / w.amax(1).clamp_min(1e-12))
+        # half a unit of rounding a weight, and the bias, take part in the worst sum
+        worst = (w * self.reach).sum(1) + self.bias.detach().abs() + self.target_steps
+        by_bound = torch.log2((self.room - 2 - 0.5 * self.reach.sum(-1)) / worst)
+        return torch.floor(torch.minimum(by_width, by_bound))
+
+    def rounded(self) -> tuple[Tensor, Tensor]:
+        """Weights (out, weights of a row) and biases of the integer network, with straight-through gradients."""
+        unit = torch.exp2(self.scale_bits())
+        quantum = self.steps * unit[:, None]
+        weight = self.effective()
+        weight = weight + ((weight * quantum).round() / quantum - weight).detach()
+        bias = self.bias + ((self.bias * unit).round() / unit - self.bias).detach()
+        return weight, bias
+
+    def snapped(self, y: Tensor, axis: int) -> Tensor:
+        """Sums on the targets' grids, features along `axis`."""
+        if len(self.targets) == 1:
+            return snap(y, self.targets[0][1], self.exact)
+        parts = y.split([n for n, _ in self.targets], axis)
+        grids = [grid for _, grid in self.targets]
+        return torch.cat([snap(part, grid, self.exact) for part, grid in zip(parts, grids, strict=True)], axis)
+
+
+class ExactLinear(ExactLayer):
+    """`clip(floor(W x + b))` on integer grids: the weight-carrying layer of feature-first networks.
+
+    Input: (in_features, ...) on the grids of `sources`, concatenated in order. Output: (out_features, ...) on
+    the grids of `targets`.
+    """
+
+    def __init__(self, sources: list[Group], targets: list[Group], weight_bits: int = 12, room: int = ROOM):
+        super().__init__(sources, targets, weight_bits, room)
         self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features))
         self.bias = nn.Parameter(torch.zeros(self.out_features))
         nn.init.normal_(self.weight, std=math.sqrt(1.6 / self.in_features))
         self.register_buffer("steps", _spread(sources, lambda grid: grid.step), persistent=False)
         self.register_buffer("reach", _spread(sources, lambda grid: float(grid.magnitude)), persistent=False)
-        self.register_buffer("target_steps", _spread(targets, lambda grid: grid.step), persistent=False)
-
-    def scale_bits(self) -> Tensor:
-        """Per output row, the exponent k of the integer weights `round(w * step * 2**k)`; (out,) float."""
-        w = (self.weight.detach() * self.steps).abs()
-        by_width = torch.log2((2 ** (self.weight_bits - 1) - 1) / w.amax(1).clamp_min(1e-12))
-        # half a unit of rounding a weight, and the bias, take part in the worst sum
-        worst = (w * self.reach).sum(1) + self.bias.detach().abs() + self.target_steps
-        by_bound = torch.log2((ROOM - 2 - 0.5 * self.reach.sum()) / worst)
-        return torch.floor(torch.minimum(by_width, by_bound))
-
-    def rounded(self) -> tuple[Tensor, Tensor]:
-        """Weights and biases as the integer network has them, with straight-through gradients."""
-        unit = torch.exp2(self.scale_bits())
-        quantum = self.steps * unit[:, None]
-        weight = self.weight + ((self.weight * quantum).round() / quantum - self.weight).detach()
-        bias = self.bias + ((self.bias * unit).round() / unit - self.bias).detach()
-        return weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.rounded() if self.exact else (self.weight, self.bias)
         y = torch.addmm(bias[:, None], weight, x.flatten(1)).view(-1, *x.shape[1:])
-        if len(self.targets) == 1:
-            return snap(y, self.targets[0][1], self.exact)
-        parts = y.split([n for n, _ in self.targets])
-        return torch.cat([snap(part, grid, self.exact) for part, (_, grid) in zip(parts, self.targets, strict=True)])
+        return self.snapped(y, 0)
+
+
+class ExactConv(ExactLayer):
+    """`clip(floor(conv(x) + b))` on integer grids: the weight-carrying layer of networks on pictures.
+
+    Input: (N, in, H, W), features on the grids of `sources` in order. Output: (N, out, H', W') on the grids of
+    `targets`. `padding` is zeros around the picture, as many as keep its size by default (odd kernels); weights are
+    multiplied by `mask`, whose shape is that of (out, in / groups, height, width) or spreads to it.
+    """
+
+    mask: Tensor | None
+
+    def __init__(
+        self,
+        sources: list[Group],
+        targets: list[Group],
+        kernel: int | tuple[int, int] = 3,
+        *,
+        stride: int = 1,
+        padding: int | tuple[int, int] | None = None,
+        groups: int = 1,
+        mask: Tensor | None = None,
+        weight_bits: int = 12,
+        room: int = EXACT_LIMIT,
+    ):
+        super().__init__(sources, targets, weight_bits, room)
+        self.kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+        same = (self.kernel[0] // 2, self.kernel[1] // 2) if padding is None else padding
+        self.padding = (same, same) if isinstance(same, int) else same
+        self.stride, self.groups = stride, groups
+        shape = (self.out_features, self.in_features // groups, *self.kernel)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.zeros(self.out_features))
+        self.register_buffer("mask", None if mask is None else mask.float().expand(shape).clone(), persistent=False)
+        fan_in = math.prod(shape[1:]) if self.mask is None else max(1.0, float(self.mask.flatten(1).sum(1).max()))
+        nn.init.normal_(self.weight, std=math.sqrt(1.6 / fan_in))
+        steps, reach = (_spread(sources, of) for of in (lambda grid: grid.step, lambda grid: float(grid.magnitude)))
+        self.register_buffer("steps", self.per_weight(steps), persistent=False)
+        reach = self.per_weight(reach)
+        if self.mask is not None:  # what no weight multiplies takes no part in the worst sum
+            reach = reach * self.mask.flatten(1)
+        self.register_buffer("reach", reach, persistent=False)
+
+    def per_weight(self, features: Tensor) -> Tensor:
+        """A figure of each input feature (in,) for the weights that multiply it, (1 or out, weights of a row)."""
+        rows = features.view(self.groups, -1)
+        if self.groups > 1:
+            rows = rows.repeat_interleave(self.out_features // self.groups, 0)
+        return rows.repeat_interleave(self.kernel[0] * self.kernel[1], 1)
+
+    def effective(self) -> Tensor:
+        weight = self.weight if self.mask is None else self.weight * self.mask
+        return weight.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.rounded() if self.exact else (self.effective(), self.bias)
+        y = F.conv2d(x, weight.view_as(self.weight), bias, self.stride, self.padding, groups=self.groups)
+        return self.snapped(y, 1)
+
+
+class SpatialMean(nn.Module):
+    """`clip(floor(mean))` over the positions of each feature; (N, C, H, W) -> (N, C, 1, 1).
+
+    It is exported for pictures of `positions` pixels, a power of two.
+    """
+
+    def __init__(self, source: Grid, target: Grid, positions: int):
+        super().__init__()
+        self.source, self.target, self.positions = source, target, positions
+        self.exact = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return snap(x.mean((2, 3), keepdim=True), self.target, self.exact)
 
 
 class Table(nn.Module):

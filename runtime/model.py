@@ -88,6 +88,26 @@ class Model:
         """All outputs of one of the model's graphs for `inputs`."""
         return self.session(stage).run(None, inputs)  # type: ignore[return-value]
 
+    @cached_property
+    def stages(self) -> dict[str, tuple[int, int, int]]:
+        """Number, inputs and outputs of every graph by its name, as `gencodec.export.stages` wrote them."""
+        try:
+            table = json.loads(self.file.metadata["gencodec.stages"])
+            return {e["name"]: (i, int(e["inputs"]), int(e["outputs"])) for i, e in enumerate(table)}
+        except (KeyError, ValueError, TypeError) as error:
+            raise InvalidFile(f"the model {self.card.name} does not say which graphs it has") from error
+
+    def call(self, stage: str, *arrays: Array) -> list[Array]:
+        """The outputs of the graph called `stage`, float32 arrays of integers like its inputs. Raises `InvalidFile`."""
+        if stage not in self.stages:
+            raise InvalidFile(f"the model {self.card.name} has no graph {stage}")
+        number, inputs, outputs = self.stages[stage]
+        most = max(n for _, n, _ in self.stages.values())
+        nothing = np.zeros((0,) * arrays[0].ndim, np.float32)
+        given = (*arrays, *[nothing] * (most - inputs))  # a session wants the inputs of all graphs
+        names = {f"in{i}": array for i, array in enumerate(given)}
+        return self.session(number).run([f"out{i}" for i in range(outputs)], names)  # type: ignore[return-value]
+
     def session(self, stage: int) -> ort.InferenceSession:
         """The session of one of the model's graphs: of the file with its constant `stage` set to that number."""
         if stage not in self._sessions:

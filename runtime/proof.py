@@ -52,4 +52,8 @@ def _reach(layer: dict[str, Any]) -> NDArray[np.int64]:
 
 def _worst(file: OnnxFile, layer: dict[str, Any]) -> int:
     weight, bias = (file.constants[f"{layer['layer']}.{part}"].astype(np.int64) for part in ("weight", "bias"))
-    return int((np.abs(weight) @ _reach(layer) + np.abs(bias)).max())
+    reach, groups = _reach(layer), int(layer.get("groups", 1))
+    taps = np.abs(weight).reshape(*weight.shape[:2], -1).sum(2)
+    # output o of a grouped convolution sees the inputs of its group alone
+    seen = reach.reshape(groups, -1).repeat(len(weight) // groups, 0)
+    return int(((taps * seen).sum(1) + np.abs(bias)).max())

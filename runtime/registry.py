@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gencodec
-from gencodec.errors import UnknownModel, UsageError, unknown_name
+from gencodec.errors import InvalidFile, UnknownModel, UsageError, unknown_name
 
 WEIGHTS = Path(gencodec.__file__).parent / "weights"
 PREFIX = 8
@@ -35,11 +35,13 @@ class ModelCard:
     aliases: tuple[str, ...] = field(default=())
     for_codes: str = ""
     """The model to take in its place for pictures that were made of luma and chroma codes."""
+    stated_family: str = ""
+    """What an exported file says of itself."""
 
     @property
     def family(self) -> str:
-        """The part of the name before the size."""
-        return self.name.split("-")[0]
+        """The part of the name before the size, or what the file states."""
+        return self.stated_family or self.name.split("-")[0]
 
     @property
     def weights_prefix(self) -> bytes:
@@ -132,4 +134,15 @@ def _card_of_file(path: Path) -> ModelCard:
         licence="unknown",
         data="unknown",
         paper="",
+        stated_family=_family_of(data),
     )
+
+
+def _family_of(data: bytes) -> str:
+    """The family that an ONNX file states; whether the file is sound shows when it is loaded."""
+    from gencodec.runtime import onnxfile
+
+    try:
+        return onnxfile.read(data).metadata.get("gencodec.family", "")
+    except InvalidFile:
+        return ""

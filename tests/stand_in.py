@@ -24,6 +24,7 @@ class Card:
     wire_id: int = 0xFFFE
     sha256: str = WEIGHTS
     for_codes: str = ""
+    family: str = "photo"
 
     @property
     def weights_prefix(self) -> bytes:
@@ -33,6 +34,7 @@ class Card:
 @dataclass
 class Model:
     card: Card = field(default_factory=Card)
+    family: str = "photo"
 
 
 @dataclass

@@ -125,9 +125,9 @@ def test_a_weighted_sum_of_several_grids(targets: list[Group]) -> None:
     assert weight.dtype == np.int16
 
 
-def test_a_sum_near_the_limit_is_still_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize, "ROOM", EXACT_LIMIT)
+def test_a_sum_near_the_limit_is_still_exact() -> None:
     layer = linear([(60, Grid(-2047, 2047, 0))], [(4, Grid(-(2**22), 2**22, 0))], 12)
+    layer.room = EXACT_LIMIT
     graph = assert_parity(Applied(lambda f, a, b: f(a), layer), rows(60, Grid(-2047, 2047, 0)), rows(1, SMALL))
     worst = graph.proof[0]["worst"]
     assert isinstance(worst, int)

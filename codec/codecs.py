@@ -1,0 +1,88 @@
+"""Which codec a model's family has: pictures <-> payloads, tiles <-> stacks, and samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gencodec.codec.coder import RandomCoder
+from gencodec.errors import InvalidFile, UsageError
+
+if TYPE_CHECKING:
+    from gencodec.codec.bitsback import TileCodec
+    from gencodec.codec.photo import Encoded, Progress
+    from gencodec.runtime import Model
+
+Pixels = NDArray[np.uint8]
+AUTOREGRESSIVE = ("pixelcnn", "pixelrnn")
+FLOWS = ("nice", "realnvp", "glow")
+LATENT = ("vae", "nvae")
+BITS_BACK = (*FLOWS, *LATENT)
+BATCH = 32
+"""Samples that are drawn at a time."""
+
+
+class PictureCodec(Protocol):
+    """What a family's module gives: whole pictures to payloads and back."""
+
+    def encode(self, pixels: Pixels, model: Model, *, progress: Progress | None = None) -> Encoded:
+        """Code pixels (height, width, 1 or 3) without loss."""
+        ...
+
+    def decode(
+        self,
+        payload: bytes,
+        shape: tuple[int, int, int],
+        model: Model,
+        *,
+        region: tuple[int, int, int, int] | None = None,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """The pixels of `shape`, or of a region (x, y, width, height). Raises `InvalidFile`."""
+        ...
+
+
+def codec_of(model: Model) -> PictureCodec:
+    """The codec of a model's family. Raises `InvalidFile` for a family that is not known."""
+    if model.family in AUTOREGRESSIVE:
+        from gencodec.codec import autoregressive
+
+        return cast(PictureCodec, autoregressive)
+    if model.family in BITS_BACK:
+        from gencodec.codec import bitsback
+
+        return cast(PictureCodec, bitsback)
+    from gencodec.codec import photo
+
+    return cast(PictureCodec, photo)  # it refuses other families
+
+
+def tile_codec(model: Model, temperature: float = 1.0) -> TileCodec:
+    """The codec of tiles of a family that codes by bits-back. Raises `InvalidFile` for others."""
+    if model.family in FLOWS:
+        from gencodec.codec.flow import FlowCodec
+
+        return FlowCodec(model, temperature)
+    if model.family in LATENT:
+        from gencodec.codec.latents import LatentCodec
+
+        return LatentCodec(model, temperature)
+    raise InvalidFile(f"the model {model.card.name} is of the family {model.family}, which has no latents")
+
+
+def sample(model: Model, count: int, seed: int, temperature: float = 1.0) -> Pixels:
+    """What the model's decoder makes of random bits: `count` pictures (count, tile, tile, 3), red, green, blue.
+
+    Below 1, the `temperature` narrows the distributions. Raises `UsageError` for families that do not sample.
+    """
+    if model.family in AUTOREGRESSIVE:
+        from gencodec.codec import autoregressive
+
+        return autoregressive.sample(model, count, seed, temperature)
+    if model.family not in BITS_BACK:
+        raise UsageError(f"the family {model.family} of the model {model.card.name} does not generate pictures")
+    codec, coder = tile_codec(model, temperature), RandomCoder(seed)
+    parts = [codec.pop(coder, min(BATCH, count - done)) for done in range(0, count, BATCH)]
+    return np.ascontiguousarray(np.concatenate(parts)[:, [1, 0, 2]].transpose(0, 2, 3, 1))
