@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gencodec.cli import files, progress, stdout
-from gencodec.cli.options import Force, Quiet
+from gencodec.cli.options import Force, Quiet, Threads
 from gencodec.errors import GencodecError, UsageError
 
 
 def train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="What to train: photo.")],
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder of lossless photographs.")],
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", metavar="FILE", help="Where the training is kept.")],
-    minutes: Annotated[float, typer.Option("--minutes", min=0.0, help="Time to train in all.")] = 40.0,
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="What to train: photo, glow, pixelcnn...")],
+    data: Annotated[
+        str, typer.Option("--data", metavar="DIR", help="Folder of lossless photographs, or cifar10, or mnist.")
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="FILE", help="Where the training is kept; default: FAMILY.pt."),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0.0, help="Time to train in all; default: 40.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps to train in all, instead of a time.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     start: Annotated[
         Path | None, typer.Option("--start", metavar="FILE", help="Begin with another checkpoint's weights.")
@@ -25,20 +36,33 @@ def train(
     exact: Annotated[
         bool, typer.Option("--exact", help="Train the integer network, after a training without this.")
     ] = False,
+    finish: Annotated[
+        float, typer.Option("--finish", min=0.0, max=1.0, help="Share at the end in which it is trained anyway.")
+    ] = 0.2,
     mild: Annotated[bool, typer.Option("--mild", help="Change photographs less, for the end.")] = False,
     codes: Annotated[bool, typer.Option("--codes", help="Learn luma and chroma codes, not colors.")] = False,
     rate: Annotated[float, typer.Option("--rate", min=0.0, help="Learning rate at its highest.")] = 2e-3,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles a step.")] = 8,
-    size: Annotated[int, typer.Option("--size", min=8, max=128, help="Side of a tile in pixels.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Of weights and tiles.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Tiles a step; default: as many as make 32768 pixels.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", min=8, max=128, help="Side of a tile in pixels; default: by family.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, tiles and noise.")] = 1,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda.")] = "cpu",
+    threads: Threads = None,
     sizes: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=INT", help="A size of the network; may be repeated.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on photographs, and keep it in a checkpoint."""
-    _check_folder(data)
+    """Train a model on pictures, and keep it in a checkpoint.
+
+    Under PyTorch's torchrun, many processes train one model together.
+    """
+    checkpoint = checkpoint or Path(f"{family}.pt")
+    if minutes is not None and steps is not None:
+        raise UsageError("--minutes and --steps exclude each other")
     for file, wanted in ((start, True), (checkpoint, resume)):
         if file is not None and wanted and not file.is_file():
             raise UsageError(f"there is no checkpoint {file}")
@@ -47,14 +71,18 @@ def train(
     _need_torch()
     import torch
 
+    from gencodec.models.data import find_data
     from gencodec.models.families import find_family
     from gencodec.models.train import Course, train
     from gencodec.models.training import Schedule
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device 'cuda' is not available here")
-    schedule = Schedule(minutes=minutes, rate=rate, exact=exact)
-    course = Course(data, checkpoint, schedule, start, resume, mild, codes, batch, size, seed, device)
+    if threads:
+        torch.set_num_threads(threads)
+    schedule = Schedule(40.0 if minutes is None else minutes, steps, rate, exact=exact, finish=finish)
+    course = Course(find_data(data), checkpoint, schedule, start, resume, mild, codes, batch, size, seed, device)
+    quiet = quiet or os.environ.get("RANK", "0") != "0"  # of many processes the first speaks
     with progress.bar(checkpoint.name, quiet=quiet) as advance:
 
         def log(line: str) -> None:

@@ -14,6 +14,8 @@ FIRST, SECOND = 0.9, 0.85
 REFRESHED = 10
 """Steps between updates of the eigenbases."""
 TINY = 1e-8
+ROUNDING = 1e-6
+"""Of a matrix' largest gradient, what float32 leaves of those that are zero in its own eigenbases."""
 
 
 class Soap:
@@ -35,7 +37,8 @@ class Soap:
         self.mean += (1 - FIRST) * (gradient - self.mean)
         self.square += (1 - SECOND) * (self._turned(gradient) ** 2 - self.square)
         mean = self._turned(self.mean) / np.float32(1 - FIRST**self.steps)
-        direction = mean / (np.sqrt(self.square / np.float32(1 - SECOND**self.steps)) + np.float32(TINY))
+        size = np.sqrt(self.square / np.float32(1 - SECOND**self.steps))
+        direction = mean / (size + np.float32(ROUNDING) * size.max() + np.float32(TINY))
         if self.bases:
             direction = self.bases[0] @ direction @ self.bases[1].T
             for kept, product in zip(self.statistics, (gradient @ gradient.T, gradient.T @ gradient), strict=True):

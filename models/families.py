@@ -9,7 +9,13 @@ from typing import Any
 from torch import nn
 
 from gencodec.errors import UsageError, unknown_name
+from gencodec.models.glow import Glow, GlowConfig
+from gencodec.models.nice import Nice, NiceConfig
+from gencodec.models.nvae import NVAE, NVAEConfig
 from gencodec.models.photo import Photo, PhotoConfig
+from gencodec.models.pixelcnn import PixelCNN, PixelCNNConfig
+from gencodec.models.pixelrnn import PixelRNN, PixelRNNConfig
+from gencodec.models.realnvp import Realnvp, RealnvpConfig
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Family:
     """A frozen dataclass of sizes."""
     build: Callable[[Any], nn.Module]
     """Of a config, a network that takes tiles (3, batch, height, width) of gray levels, green, red and blue, and gives
-    code lengths in bits of the same shape."""
+    code lengths whose mean is in bits a subpixel: of the same shape, or one a tile."""
 
     def configured(self, settings: Sequence[str]) -> Any:
         """The default sizes with `NAME=INT` settings applied. Raises `UsageError`."""
@@ -39,7 +45,18 @@ class Family:
         return self.build(self.config(**{**asdict(self.config()), **sizes}))
 
 
-FAMILIES = {family.name: family for family in (Family("photo", PhotoConfig, Photo),)}
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("photo", PhotoConfig, Photo),
+        Family("pixelcnn", PixelCNNConfig, PixelCNN),
+        Family("pixelrnn", PixelRNNConfig, PixelRNN),
+        Family("nice", NiceConfig, Nice),
+        Family("realnvp", RealnvpConfig, Realnvp),
+        Family("glow", GlowConfig, Glow),
+        Family("nvae", NVAEConfig, NVAE),
+    )
+}
 
 
 def find_family(name: str) -> Family:

@@ -1,22 +1,53 @@
-"""Trainings from a folder of photographs to a checkpoint, as `gencodec train` runs them."""
+"""Trainings from a folder of pictures to a checkpoint, as `gencodec train` runs them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gencodec.errors import UsageError
 from gencodec.models.augment import MILD, WIDE
-from gencodec.models.data import BLOCK, Tiles, batches, held_out_tiles, load_photos, split
+from gencodec.models.data import (
+    BLOCK,
+    SET_SIDE,
+    Batches,
+    Draw,
+    Small,
+    Tiles,
+    batches,
+    cut_up,
+    held_out_pictures,
+    held_out_tiles,
+    is_set,
+    load_photos,
+    load_set,
+    split,
+    thinned,
+)
 from gencodec.models.families import Family
-from gencodec.models.training import Schedule, Trainer
+from gencodec.models.parallel import Processes, joined
+from gencodec.models.training import Schedule, Trainer, seed_of
 
 LEAST_PHOTOS = 2
 """One to learn from, one held out."""
+SIZE = 64
+"""Side of the tiles of families that do not say."""
+STEP = 1 << 15
+"""Pixels a step, where no batch is given."""
+EVALUATED = 1 << 18
+"""Pixels that an evaluation takes at most, of tiles that are cut to the size that is trained."""
+TOGETHER = 1 << 17
+"""Pixels that are evaluated at a time."""
+EVALUATION_SEED = 7
+WHOLE = "photo"
+"""The family whose held-out blocks stay whole: its context is larger than tiles."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +65,10 @@ class Course:
     """Change photographs less, as for the end of a training."""
     codes: bool = False
     """Learn luma and chroma codes instead of colors."""
-    batch: int = 8
-    size: int = 64
-    """Side of the tiles."""
+    batch: int | None = None
+    """Tiles a step of every process; by default as many as make STEP pixels."""
+    size: int | None = None
+    """Side of the tiles; by default that of the set's pictures or the family's tiles."""
     seed: int = 1
     device: str = "cpu"
 
@@ -46,34 +78,91 @@ def train(
 ) -> None:
     """Train until the schedule ends; the checkpoint is written as it goes, and when interrupted.
 
-    `log` takes a line at every evaluation, `progress` the share of the time spent. Raises `UsageError`.
+    `log` takes a line at every evaluation, `progress` the share of the budget spent. Raises `UsageError`, and
+    `GencodecError` for a training that diverges.
     """
-    torch.manual_seed(course.seed)
-    config = family.configured(sizes)
+    with joined(course.device) as processes:
+        torch.manual_seed(seed_of(course.seed))
+        config = chosen_sizes(family, sizes, course)
+        trainer = prepared(family, config, course, processes)
+        size = course.size or side_of(config, course.data)
+        draw = Draw(course.batch or max(1, STEP // size**2), size, course.seed, processes.rank, trainer.steps)
+        source, tiles = pictures(course, draw, whole=family.name == WHOLE)
+        tiles = tiles.to(processes.device, torch.float32)
+        try:
+            trainer.run(batches(source), lambda model: held_out_bits(model, tiles), log, progress)
+        except KeyboardInterrupt:
+            if processes.leads:
+                trainer.save()
+            raise
+
+
+def chosen_sizes(family: Family, sizes: list[str], course: Course) -> Any:
+    """The network's config: of the sizes given, or of the checkpoint that the course begins with, or the default.
+
+    Raises `UsageError`.
+    """
+    former = course.checkpoint if course.resume else course.start
+    if former is None:
+        return family.configured(sizes)
+    with fitting(family):
+        state = torch.load(former, map_location="cpu", weights_only=True)
+        if state.get("family", family.name) != family.name:
+            raise UsageError(f"the checkpoint {former} is of the family {state['family']}, not {family.name}")
+        if sizes:
+            return family.configured(sizes)
+        return family.config(**{**asdict(family.config()), **state.get("config", {})})
+
+
+def prepared(family: Family, config: Any, course: Course, processes: Processes) -> Trainer:
+    """The trainer where the course begins. Raises `UsageError` for a checkpoint of another network."""
     about = {"family": family.name, "config": asdict(config)}
-    trainer = Trainer(family.build(config), course.schedule, course.checkpoint, course.device, about)
-    try:
+    network = family.build(config)
+    trainer = Trainer(network, course.schedule, course.checkpoint, about, seed=course.seed, processes=processes)
+    with fitting(family):
         if course.start:
             trainer.start_from(course.start)
         if course.resume:
             trainer.resume()
-    except RuntimeError as error:
+    return trainer
+
+
+@contextmanager
+def fitting(family: Family) -> Iterator[None]:
+    """What fails in the block fails because a checkpoint is of another network, or none. Raises `UsageError`."""
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"the checkpoint does not fit a {family.name} network of these sizes") from error
+
+
+def side_of(config: Any, folder: Path) -> int:
+    """Side of the tiles to train on, where none is given."""
+    return SET_SIDE if is_set(folder) else getattr(config, "tile", SIZE)
+
+
+def pictures(course: Course, draw: Draw, *, whole: bool) -> tuple[Batches, Tensor]:
+    """Batches to train on and held-out tiles (3, n, side, side) uint8, blocks of photographs left `whole` or cut up.
+
+    Raises `UsageError` for a folder that does not hold enough, and for `codes` of what is no photograph.
+    """
+    if is_set(course.data):
+        if course.codes:
+            raise UsageError(f"{course.data} holds small pictures; codes are made of photographs")
+        known, held_out = load_set(course.data)
+        return Small(known, draw), thinned(held_out_pictures(held_out, draw.size), EVALUATED)
     photos, held_out = split(load_photos(course.data))
     if len(photos) + len(held_out) < LEAST_PHOTOS:
         raise UsageError(f"{course.data} has too few pictures of {BLOCK} x {BLOCK} pixels and more to train on")
-    tiles = held_out_tiles(held_out, codes=course.codes).to(course.device, torch.float32)
+    source = Tiles(photos, draw, chances=MILD if course.mild else WIDE, codes=course.codes)
+    tiles = held_out_tiles(held_out, codes=course.codes)
+    return source, tiles if whole else thinned(cut_up(tiles, draw.size), EVALUATED)
 
-    def evaluate(model: nn.Module) -> float:
-        with torch.no_grad():
-            return float(torch.stack([model(part).mean() for part in tiles.split(8, 1)]).mean())
 
-    # a resumed run draws other tiles, not the same ones again
-    chances = MILD if course.mild else WIDE
-    seed = course.seed + trainer.steps
-    source = Tiles(photos, course.batch, course.size, seed, chances=chances, codes=course.codes)
-    try:
-        trainer.run(batches(source), evaluate, log, progress)
-    except KeyboardInterrupt:
-        trainer.save()
-        raise
+def held_out_bits(model: nn.Module, tiles: Tensor) -> float:
+    """Mean code length in bits of tiles (3, n, height, width); what a network draws at random is always the same."""
+    torch.manual_seed(EVALUATION_SEED)
+    together = max(1, TOGETHER // (tiles.shape[2] * tiles.shape[3]))
+    with torch.no_grad():
+        bits = [model(part).mean(dtype=torch.float64) * part.shape[1] for part in tiles.split(together, 1)]
+    return float(torch.stack(bits).sum()) / tiles.shape[1]

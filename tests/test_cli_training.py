@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from torch import nn
 from typer.testing import CliRunner, Result
 
 import gencodec
 from gencodec.cli import app
 from gencodec.errors import UsageError
 from gencodec.models import data
+from gencodec.models.data import Draw, Small, Tiles
 from gencodec.models.families import FAMILIES, find_family
-from gencodec.models.train import Course, train
-from gencodec.models.training import Schedule
+from gencodec.models.train import Course, held_out_bits, pictures, side_of, train
+from gencodec.models.training import Schedule, Trainer
 
 SIZES = ("hidden=8", "layers=1", "inner=4", "color_hidden=8", "bank=1")
 
@@ -32,6 +36,16 @@ def picture(seed: int) -> np.ndarray:
     y, x = np.mgrid[:140, :150]
     grain = np.random.default_rng(seed).normal(0, 2, (140, 150, 3))
     return np.clip((90 + 40 * np.sin(x / 20 + seed) + y / 4)[..., None] + grain, 0, 255).astype(np.uint8)
+
+
+def small_set(place: Path) -> Path:
+    """A folder of a set of small pictures."""
+    folder = place / "set"
+    folder.mkdir()
+    for name, count in (("train", 20), ("test", 6)):
+        tiles = [picture(seed)[40:72, 40:72] for seed in range(count)]
+        np.save(folder / f"{name}_x.npy", np.stack(tiles))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +116,63 @@ def test_interrupting_keeps_the_checkpoint(photos: Path, tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["b.pt"]
 
 
+def test_a_set_of_small_pictures_is_trained_on_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is resumed has the network's sizes and the weights of an unbroken run."""
+    folder = small_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    sizes = [word for size in SIZES for word in ("--set", size)]
+    settings = ["--data", folder, "--steps", 6, "--batch", 2, "--seed", 4, "--threads", torch.get_num_threads()]
+    done = command("train", "photo", *settings, *sizes, "--finish", "0.5")
+    assert done.exit_code == 0, done.output
+    whole = torch.load("photo.pt", weights_only=True)
+    assert (whole["steps"], whole["config"]["hidden"]) == (6, 8)
+    assert 1 < whole["history"][-1]["held_out"] < 12
+
+    with monkeypatch.context() as patch:
+        agree = Trainer.agree
+
+        def interrupted(self: Trainer, seconds: float, interrupted: bool) -> None:
+            agree(self, seconds, interrupted or self.steps == 2)
+
+        patch.setattr(Trainer, "agree", interrupted)
+        assert command("train", "photo", *settings, *sizes, "--finish", "0.5", "--checkpoint", "b.pt").exit_code == 130
+    assert torch.load("b.pt", weights_only=True)["steps"] == 2
+    done = command("train", "photo", *settings, "--finish", "0.5", "--checkpoint", "b.pt", "--resume")
+    assert done.exit_code == 0, done.output
+    again = torch.load("b.pt", weights_only=True)
+    for part in ("model", "averaged"):
+        assert all(torch.equal(whole[part][name], value) for name, value in again[part].items())
+
+
+def test_tiles_are_of_the_familys_side(photos: Path, tmp_path: Path) -> None:
+    """And held-out ones are cut to it where blocks do not stay whole."""
+    assert side_of(find_family("photo").config(), photos) == 64
+    assert side_of(SimpleNamespace(tile=16), photos) == 16
+    assert side_of(SimpleNamespace(tile=16), small_set(tmp_path)) == 32
+    course = Course(photos, tmp_path / "a.pt", Schedule())
+    draw = Draw(2, 16, 1)
+    _, whole = pictures(course, draw, whole=True)
+    source, cut = pictures(course, draw, whole=False)
+    assert isinstance(source, Tiles)
+    assert (whole.shape, cut.shape) == ((3, 2, 128, 128), (3, 2 * 64, 16, 16))
+    source, few = pictures(replace(course, data=tmp_path / "set"), replace(draw, size=32), whole=False)
+    assert isinstance(source, Small)
+    assert few.shape == (3, 6, 32, 32)
+
+
+def test_held_out_bits_are_means_over_tiles_and_draw_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gencodec.models.train.TOGETHER", 2 * 64)
+
+    class Noisy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((0, 2, 3)) + torch.rand(x.shape[1])
+
+    tiles = torch.arange(5.0)[None, :, None, None].expand(3, 5, 8, 8)
+    found = held_out_bits(Noisy(), tiles)
+    assert found == held_out_bits(Noisy(), tiles)
+    assert 2 < found < 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -111,14 +182,34 @@ def test_interrupting_keeps_the_checkpoint(photos: Path, tmp_path: Path, monkeyp
         (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--resume"), "there is no checkpoint new.pt"),
         (("photo", "--data", "PHOTOS", "--checkpoint", "OLD"), "--resume goes on with it"),
         (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--set", "hiden=3"), "is not NAME=INT"),
-        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "OLD"), "does not fit"),
+        (
+            ("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "OLD", "--set", "hidden=9"),
+            "does not fit",
+        ),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "BROKEN"), "does not fit"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "OTHER"), "is of the family glow"),
+        (
+            ("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--steps", "3", "--minutes", "1"),
+            "exclude each other",
+        ),
+        (("photo", "--data", "SET", "--checkpoint", "new.pt", "--codes"), "codes are made of photographs"),
+        (("photo", "--data", "cifar10", "--checkpoint", "new.pt"), "nor one in $GENCODEC_DATA"),
     ],
 )
 def test_wrong_usage_is_one_sentence(
-    arguments: tuple[str, ...], reason: str, photos: Path, checkpoint: Path, tmp_path: Path
+    arguments: tuple[str, ...],
+    reason: str,
+    photos: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("GENCODEC_DATA", raising=False)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.pt").write_bytes(b"PK no zip")
+    torch.save({"family": "glow"}, tmp_path / "other.pt")
     places = {"PHOTOS": photos, "OLD": checkpoint, "EMPTY": tmp_path / "empty", "new.pt": tmp_path / "new.pt"}
+    places |= {"SET": small_set(tmp_path), "BROKEN": tmp_path / "broken.pt", "OTHER": tmp_path / "other.pt"}
     done = command("train", *(places.get(word, word) for word in arguments))
     assert done.exit_code == 2, done.output
     assert reason in done.stderr.replace(f"{tmp_path}/", "")

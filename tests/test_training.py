@@ -1,8 +1,11 @@
-"""Training: it learns, goes on where it stopped, and is fed pictures that its seed determines."""
+"""Training: it learns, goes on where it stopped as if it never had, and says so when it cannot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import os
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
-from gencodec.models import augment, data
-from gencodec.models.data import BLOCK, COLOR_ORDER, Tiles, batches, held_out_tiles, load_photos, split
+from gencodec.errors import GencodecError
+from gencodec.models import data
+from gencodec.models.data import Draw, Tiles, held_out_tiles
 from gencodec.models.photo import Photo, PhotoConfig
 from gencodec.models.quantize import ExactLinear
-from gencodec.models.training import Schedule, Trainer
+from gencodec.models.training import PATIENCE, Schedule, Trainer, multiplies_half, noted_interrupts, seed_of
 
 Pixels = NDArray[np.uint8]
 SIZES = PhotoConfig(hidden=8, layers=2, inner=6, color_hidden=8, bank=2, energies=3, drifts=2)
@@ -42,7 +45,7 @@ PHOTOS = [photograph(seed) for seed in range(4)]
 def tile_batches(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """A few batches of training tiles."""
     monkeypatch.setattr(data, "POOL", 8)
-    return list(islice(Tiles(PHOTOS[1:], batch=4, size=32, seed=3), 60))
+    return list(islice(Tiles(PHOTOS[1:], Draw(batch=4, size=32, seed=3)), 60))
 
 
 def fresh(checkpoint: Path, schedule: Schedule = AT_FULL_RATE) -> Trainer:
@@ -109,6 +112,126 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[0] < rates[1] < rates[2] > rates[3] > rates[4] == rates[5] == pytest.approx(0.01)
 
 
+def test_budgets_are_of_time_or_of_steps() -> None:
+    by_time, by_steps = Schedule(minutes=2), Schedule(minutes=2, steps=50)
+    assert [by_time.share(steps, 30.0) for steps in (0, 99)] == [0.25, 0.25]
+    assert [by_steps.share(10, seconds) for seconds in (0.0, 1e9)] == [0.2, 0.2]
+    assert by_time.share(0, 500.0) == by_steps.share(70, 0.0) == Schedule(minutes=0).share(0, 0.0) == 1.0
+
+
+def test_the_end_of_a_training_is_exact(tile_batches: list[Tensor], tmp_path: Path) -> None:
+    schedule = replace(AT_FULL_RATE, steps=4, finish=0.5)
+    trainer = fresh(tmp_path / "new.pt", schedule)
+    seen = []
+    for batch in tile_batches[:4]:
+        trainer.step(batch)
+        seen.append([layer.exact for layer in trainer.model.modules() if isinstance(layer, ExactLinear)])
+    assert [set(exact) for exact in seen] == [{False}, {False}, {True}, {True}]
+    assert all(layer.exact for layer in trainer.averaged.modules() if isinstance(layer, ExactLinear))
+    assert not any(Schedule().exact_at(share) for share in (0.0, 1.0))
+
+
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    automatic = replace(AT_FULL_RATE, half=None)
+    for able in ({"amx_bf16": True}, {"avx512_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert multiplies_half("cpu")
+        assert fresh(tmp_path / "new.pt", automatic).half
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    assert not multiplies_half("cpu")
+    assert not fresh(tmp_path / "new.pt", automatic).half
+    assert fresh(tmp_path / "new.pt", replace(AT_FULL_RATE, half=True)).half
+
+
+# networks of other kinds
+
+
+class Toy(nn.Module):
+    """A network with all that a training must take care of: a buffer, noise, a parameter without use, bad batches."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((2, 1, 3, 3), 0.1))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls.add_(1)
+        y = nn.functional.conv2d((x + torch.rand_like(x)).flatten(0, 1)[:, None] / 255, self.weight)
+        spoiled = torch.where(x.amax() > 255, math.nan, 1.0)
+        return (y - 0.5).square() * spoiled
+
+
+def toy(checkpoint: Path, seed: int = 1, steps: int = 1000) -> Trainer:
+    torch.manual_seed(1)
+    return Trainer(Toy(), replace(AT_FULL_RATE, steps=steps), checkpoint, {"family": "toy"}, seed=seed)
+
+
+def flat(level: float = 100.0) -> Tensor:
+    return torch.full((3, 2, 8, 8), level)
+
+
+def test_buffers_and_unused_parameters_are_kept_in_the_average(tmp_path: Path) -> None:
+    trainer = toy(tmp_path / "toy.pt")
+    for _ in range(5):
+        trainer.step(flat())
+    assert int(trainer.averaged.get_buffer("calls")) == int(trainer.model.get_buffer("calls")) == 5
+    assert torch.equal(trainer.averaged.get_parameter("unused"), torch.ones(3))
+    assert not torch.equal(trainer.averaged.get_parameter("weight"), torch.full((2, 1, 3, 3), 0.1))
+    trainer.save()
+    again = toy(tmp_path / "toy.pt")
+    again.resume()
+    assert_same(again, trainer)
+
+
+def test_steps_draw_their_own_noise(tmp_path: Path) -> None:
+    """Whatever was drawn before, step k draws what the seed and k say."""
+    losses = []
+    for disturbed in (False, True):
+        trainer = toy(tmp_path / "toy.pt")
+        found = []
+        for _ in range(4):
+            if disturbed:
+                torch.rand(7)
+            found.append(trainer.step(flat()))
+        losses.append(found)
+    assert losses[0] == losses[1]
+    other = toy(tmp_path / "toy.pt", seed=2)
+    assert [other.step(flat()) for _ in range(4)] != losses[0]
+    assert len({seed_of(*numbers) for numbers in [(1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0), (0, 0, 1)]}) == 5
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
+    trainer = toy(tmp_path / "toy.pt")
+    trainer.step(flat())
+    trainer.step(flat())
+    before = {name: value.clone() for name, value in states(trainer).items() if "calls" not in name}
+    assert math.isnan(trainer.step(flat(1000.0)))
+    after = states(trainer)
+    assert [name for name, value in before.items() if not torch.equal(after[name], value)] == []
+    assert (trainer.steps, trainer.skipped) == (3, 1)
+    lines: list[str] = []
+    trainer.report([2.0, math.nan, 4.0], lambda _: 1.0, lines.append)
+    assert trainer.history[-1]["train"] == 3.0
+    assert "skipped 1" in lines[0]
+
+
+def test_a_training_that_diverges_ends_in_one_sentence(tmp_path: Path) -> None:
+    trainer = toy(tmp_path / "toy.pt")
+    for _ in range(2):  # a step that succeeds begins the count again
+        for _ in range(PATIENCE - 1):
+            trainer.step(flat(1000.0))
+        trainer.step(flat())
+    for _ in range(PATIENCE - 1):
+        trainer.step(flat(1000.0))
+    with pytest.raises(GencodecError, match="has diverged: 20 steps in a row"):
+        trainer.step(flat(1000.0))
+    assert trainer.skipped == 3 * PATIENCE - 2
+
+
 # checkpoints
 
 
@@ -163,168 +286,52 @@ def test_another_training_can_start_from_the_averaged_weights(tile_batches: list
     assert any(not torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
 
 
-# pictures
+# interruptions
 
 
-@pytest.mark.parametrize("size", [16, 64, 128])
-@pytest.mark.parametrize(("make", "count"), [(augment.augmented, 60), (augment.coded, 40)])
-def test_made_pictures_are_reproducible_and_of_the_right_kind(
-    size: int, make: Callable[[Pixels, int, np.random.Generator], Pixels], count: int
-) -> None:
-    photo = photograph(9, 140, 128)
-    made = [make(photo, size, np.random.default_rng(seed)) for seed in range(count)]
-    for seed, pixels in enumerate(made):
-        assert pixels.shape == (size, size, 3)
-        assert pixels.dtype == np.uint8
-        np.testing.assert_array_equal(pixels, make(photo, size, np.random.default_rng(seed)))
-    assert len({pixels.tobytes() for pixels in made}) == len(made)
+def test_an_interrupted_run_ends_between_steps_and_is_saved(tmp_path: Path) -> None:
+    trainer = toy(tmp_path / "toy.pt")
+    step = trainer.step
+
+    def interrupted_step(batch: Tensor) -> float:
+        if trainer.steps == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(batch)
+
+    trainer.step = interrupted_step  # type: ignore[method-assign]
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(_forever([flat()]), lambda _: 1.0, lambda _: None)
+    assert trainer.steps == 4
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
-PARTS: list[Callable[[augment.Picture, np.random.Generator], NDArray[np.floating]]] = [
-    augment.toned,
-    augment.refocused,
-    augment.noisy,
-    augment.chroma_subsampled,
-]
+def test_a_second_interrupt_is_obeyed_at_once() -> None:
+    with noted_interrupts() as noted:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert noted == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_every_augmentation_changes_the_picture_and_keeps_its_shape(
-    part: Callable[[augment.Picture, np.random.Generator], NDArray[np.floating]],
-) -> None:
-    picture = photograph(2, 62, 64).astype(np.float32)
-    kept = picture.copy()
-    for seed in range(20):
-        found = part(picture, np.random.default_rng(seed))
-        assert found.shape == picture.shape
-        assert np.isfinite(found).all()
-        assert np.abs(found - picture).max() > 0.2
-        np.testing.assert_array_equal(found, part(picture, np.random.default_rng(seed)))
-    np.testing.assert_array_equal(picture, kept)
+@pytest.mark.parametrize("stop", [1, 7])
+def test_an_interrupted_training_by_steps_gives_the_weights_of_an_unbroken_one(stop: int, tmp_path: Path) -> None:
+    def run(trainer: Trainer, until: int) -> None:
+        def halt(_: float) -> None:
+            if trainer.steps == until:
+                raise KeyboardInterrupt
 
+        source = iter(Tiles(PHOTOS[1:], Draw(batch=2, size=16, seed=3, first=trainer.steps)))
+        trainer.run(source, lambda _: float(torch.rand(1)), lambda _: None, halt)
 
-def test_codes_are_red_chroma_luma_blue_chroma() -> None:
-    """Made colors again by the formulas' matrices, they are those of the picture."""
-    color = np.array([200, 90, 40], np.uint8)
-    picture = np.broadcast_to(color, (64, 64, 3))
-    kept = augment.Chances(toned=0, refocused=0, noisy=0)
-    units = np.array([[1.402, 1, 1.772], augment.PHOTO_CD])
-    seen = set()
-    for seed in range(30):
-        red, luma, blue = augment.coded(picture, 32, np.random.default_rng(seed), kept).mean((0, 1))
-        colors = [((red - 128) * r + luma * y, luma * y + (blue - 128) * b) for r, y, b in units]
-        right = [i for i, found in enumerate(colors) if np.abs(np.array(found) - (200, 40)).max() < 4]
-        assert right
-        seen.update(right)
-    assert seen == {0, 1}
-
-
-@pytest.mark.parametrize("between", [0, 1, 2])
-def test_codes_between_are_whole_means_of_their_neighbors(between: int) -> None:
-    plane = np.random.default_rng(0).uniform(0, 255, (12, 16)).astype(np.float32)
-    found = augment.interpolated(plane, between)
-    assert (found.dtype, found.shape) == (np.float32, plane.shape)
-    kept = found[::2, ::2]
-    np.testing.assert_array_equal(kept, np.rint(augment.smooth(plane[..., None], 0.6)[..., 0])[::2, ::2])
-    east, south = np.roll(kept, -1, 1), np.roll(kept, -1, 0)
-    far = np.roll(east, -1, 0)
-    up = int(between == 1)
-    along, down = (kept + east + up) // 2, (kept + south + up) // 2
-    np.testing.assert_array_equal(found[::2, 1::2], along)
-    np.testing.assert_array_equal(found[1::2, ::2], down)
-    middle = (kept + east + south + far + 2) // 4 if between == 2 else (down + np.roll(down, -1, 1) + up) // 2
-    np.testing.assert_array_equal(found[1::2, 1::2], middle)
-
-
-def test_subsampled_chroma_keeps_the_luma() -> None:
-    picture = photograph(2, 62, 64).astype(np.float32)
-    for seed in range(10):
-        found = augment.chroma_subsampled(picture, np.random.default_rng(seed))
-        np.testing.assert_allclose(found @ augment.LUMA, picture @ augment.LUMA, atol=0.01)
-
-
-def test_smoothing_keeps_flat_pictures_and_spreads_points() -> None:
-    flat = np.full((12, 15, 3), 77, np.float32)
-    np.testing.assert_allclose(augment.smooth(flat, 1.0), flat, rtol=1e-5)
-    point = np.zeros((15, 15, 2), np.float32)
-    point[7, 7] = 1
-    found = augment.smooth(point, 0.8)
-    np.testing.assert_allclose(found.sum((0, 1)), 1, rtol=1e-5)
-    np.testing.assert_allclose(found, found.transpose(1, 0, 2)[::-1], atol=1e-6)
-    assert found.max() < 0.5
-
-
-def test_rounding_stays_among_the_gray_levels() -> None:
-    found = augment.quantized(np.array([-300.0, -0.4, 0.6, 254.5, 256.0, 1e9]))
-    assert found.tolist() == [0, 0, 1, 254, 255, 255]
-
-
-def test_batches_are_reproducible_and_in_coding_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "POOL", 6)
-    colored = [np.broadcast_to(np.array([10, 100, 200], np.uint8), (BLOCK, BLOCK, 3))]
-    monkeypatch.setattr(data, "augmented", lambda photo, *_: photo)
-    (batch,) = islice(Tiles(colored, batch=5, size=24, seed=0), 1)
-    assert batch.shape == (3, 5, 24, 24)
-    assert batch.dtype == torch.uint8
-    assert batch[:, 0, 0, 0].tolist() == [100, 10, 200]
-    monkeypatch.undo()
-    monkeypatch.setattr(data, "POOL", 6)
-    a, b, other = (list(islice(Tiles(PHOTOS, batch=3, size=32, seed=seed), 4)) for seed in (5, 5, 6))
-    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert not any(torch.equal(x, y) for x, y in zip(a, other, strict=True))
-
-
-def test_batches_of_codes_are_reproducible_and_in_coding_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "POOL", 6)
-    a, b = (list(islice(Tiles(PHOTOS, batch=3, size=32, seed=5, codes=True), 3)) for _ in range(2))
-    colors = list(islice(Tiles(PHOTOS, batch=3, size=32, seed=5), 3))
-    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert not any(torch.equal(x, y) for x, y in zip(a, colors, strict=True))
-    monkeypatch.setattr(data, "coded", lambda *_: np.full((BLOCK, BLOCK, 3), (1, 2, 3), np.uint8))
-    (batch,) = islice(Tiles(PHOTOS, batch=5, size=24, seed=0, codes=True), 1)
-    assert batch[:, 0, 0, 0].tolist() == [2, 1, 3]  # luma first
-
-
-def test_tiles_keep_the_phase_of_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
-    y, x = np.mgrid[:BLOCK, :BLOCK]
-    parity = np.stack([y % 2, x % 2, y % 2], -1).astype(np.uint8)
-    monkeypatch.setattr(data, "POOL", 2)
-    monkeypatch.setattr(data, "augmented", lambda photo, *_: photo)
-    for batch in islice(Tiles([parity], batch=2, size=10, seed=0), 8):
-        assert (batch[:, :, 0, 0] == 0).all()
-
-
-def test_another_process_makes_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "POOL", 6)
-    tiles = Tiles(PHOTOS, batch=3, size=32, seed=5)
-    for found, expected in zip(islice(batches(tiles), 3), tiles, strict=False):
-        assert torch.equal(found, expected)
-
-
-def test_held_out_tiles_are_fixed() -> None:
-    tiles = held_out_tiles(PHOTOS[:2])
-    assert tiles.shape == (3, 4, BLOCK, BLOCK)
-    assert torch.equal(tiles, held_out_tiles(PHOTOS[:2]))
-    for i in range(2):
-        expected = PHOTOS[i][:BLOCK, :BLOCK, COLOR_ORDER].transpose(2, 0, 1)
-        np.testing.assert_array_equal(tiles[:, i].numpy(), expected)
-
-
-def test_held_out_codes_are_fixed() -> None:
-    tiles = held_out_tiles(PHOTOS[:2], codes=True)
-    assert (tiles.shape, tiles.dtype) == ((3, 4, BLOCK, BLOCK), torch.uint8)
-    assert torch.equal(tiles, held_out_tiles(PHOTOS[:2], codes=True))
-    assert not torch.equal(tiles, held_out_tiles(PHOTOS[:2]))
-
-
-def test_photographs_are_loaded_by_name_and_split(tmp_path: Path) -> None:
-    for name, pixels in (("b.png", PHOTOS[0]), ("a.PPM", PHOTOS[1]), ("c.png", PHOTOS[2][:100])):
-        Image.fromarray(pixels).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
-    found = load_photos(tmp_path)
-    assert len(found) == 2  # the third is too small
-    np.testing.assert_array_equal(found[0], PHOTOS[1])
-    np.testing.assert_array_equal(found[1], PHOTOS[0])
-    train, held_out = split([np.full((1, 1, 3), i, np.uint8) for i in range(50)])
-    assert [int(p[0, 0, 0]) for p in held_out] == [0, 24, 48]
-    assert [int(p[0, 0, 0]) for p in train] == [i for i in range(50) if i % 24]
+    whole, first, second = (toy(tmp_path / name, steps=10) for name in ("whole.pt", "part.pt", "part.pt"))
+    run(whole, 0)
+    with pytest.raises(KeyboardInterrupt):
+        run(first, stop)
+    first.save()
+    second.resume()
+    assert second.steps == stop
+    run(second, 0)
+    assert_same(second, whole)
+    assert second.steps == 10

@@ -1,0 +1,98 @@
+"""The command `generate`: pictures that a model makes up, or that lie between two."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gencodec.cli import failures, files, stdout
+from gencodec.cli.options import Device, Force, Json, OutputDir, Quiet, Threads
+from gencodec.errors import GencodecError, UsageError
+
+if TYPE_CHECKING:
+    from gencodec.codec.image import Image
+
+
+def generate(
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="A name of `gencodec models`, or an ONNX file.")
+    ],
+    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="Pictures to make; default: 64.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random bits: the same gives the same.")] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Below 1: likelier pictures, with less variety.")
+    ] = 1.0,
+    between: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--between", metavar="A B", help="Go from one image's middle square to another's instead."),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Pictures on that way, the ends included.")] = 9,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="All pictures as a grid; - is standard output.")
+    ] = None,
+    output_dir: OutputDir = None,
+    force: Force = False,
+    threads: Threads = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make pictures: what a model's decoder makes of random bits."""
+    if between is not None and count is not None:
+        raise UsageError("--between and -n exclude each other; --steps says how many pictures lie between")
+    total = steps if between is not None else count or 64
+    targets = plan(output, output_dir, "between" if between is not None else "sample", total)
+    if as_json and targets == [files.STANDARD]:
+        raise UsageError("--json and an image cannot both go to standard output; use -o")
+    from gencodec import runtime
+    from gencodec.codec import formats, generation
+    from gencodec.codec.image import Image
+
+    kinds = [formats.format_of(target) for target in targets]
+    if output_dir is not None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    for target in targets:
+        files.check_target(files.Job(files.STANDARD, target), force=force)
+    start = time.perf_counter()
+    loaded = runtime.load(model, threads=threads, device=device)
+    if between is not None:
+        a, b = (read(name) for name in between)
+        made = generation.between(loaded, a, b, total)
+    else:
+        made = generation.samples(loaded, total, seed, temperature)
+    seconds = time.perf_counter() - start
+    pictures = made if output is None else [generation.grid(made, total if between is not None else None)]
+    for target, pixels, kind in zip(targets, pictures, kinds, strict=True):
+        files.write(target, formats.encode_image(Image.from_array(pixels), kind))
+        if as_json:
+            record = {"output": target, "model": loaded.card.name, "pictures": total // len(targets)}
+            size = {"width": pixels.shape[1], "height": pixels.shape[0], "seconds": round(seconds, 3)}
+            stdout.say(json.dumps(record | size))
+    if not quiet and not as_json:
+        place = failures.printable(output or str(output_dir), "output")
+        words = f"{total} pictures of {made.shape[2]} x {made.shape[1]} pixels, {seconds:.2f} s"
+        typer.echo(f"{loaded.card.name} -> {place}: {words}", err=True)
+
+
+def plan(output: str | None, output_dir: str | None, name: str, total: int) -> list[str]:
+    """The files to write: one for a grid, or one a picture in a folder. Raises UsageError unless one is asked for."""
+    if (output is None) == (output_dir is None):
+        raise UsageError("name one output: -o for a grid, --output-dir for single files")
+    if output is not None:
+        return [output]
+    digits = len(str(total - 1))
+    return [str(Path(str(output_dir)) / f"{name}-{index:0{digits}}.png") for index in range(total)]
+
+
+def read(name: str) -> Image:
+    """An image file, of a lossy format too. Raises GencodecError that names the file, and OSError."""
+    from gencodec.codec import formats
+
+    try:
+        return formats.read_image(files.read(name), allow_lossy=True)
+    except GencodecError as error:
+        raise type(error)(f"{failures.printable(name)}: {error}") from error
