@@ -1,8 +1,8 @@
 """The codec of PixelCNN and PixelRNN: pixels <-> bytes, in raster order, all tiles of a group in lockstep.
 
 Encoder and decoder mirror each other, as those of `photo`. The decoder pops green, red and blue of one pixel of every
-tile at a time; the encoder finds all distributions first, then pushes the pixels from the last to the first. A sample of
-the model is what the decoder makes of random numbers. The byte layout is in docs/format-autoregressive.md.
+tile at a time; the encoder finds all distributions first, then pushes the pixels from the last to the first. A sample
+of the model is what the decoder makes of random numbers. The byte layout is in docs/format-autoregressive.md.
 """
 
 from __future__ import annotations
@@ -29,11 +29,18 @@ from gencodec.codec.photo import (
     Group,
     GroupCoders,
     Index,
+    Intervals,
+    Pixels,
+    Progress,
+    Tracker,
+    in_batches,
+    parsed,
+    run_all,
 )
-from gencodec.codec.photo import Intervals, Pixels, Progress, Tracker, in_batches, parsed, run_all
 from gencodec.codec.rows import Row
 from gencodec.codec.tables import Tables
 from gencodec.codec.tiling import Box, Tiling
+from gencodec.errors import InvalidFile
 
 if TYPE_CHECKING:
     from gencodec.runtime import Model
@@ -140,7 +147,7 @@ class AutoregressiveCodec:
         for y in range(lanes.height):
             if y:
                 row = row.below()
-            walk.begin(row)
+            walk.begin()
             for x in range(lanes.width):
                 surroundings, base = row.surroundings(x)
                 known = walk.pixel(x, surroundings, base)
@@ -226,6 +233,13 @@ def tiling_of(width: int, height: int, side: int) -> Tiling:
     return Tiling(width, height, tile_width, tile_height, columns, rows)
 
 
+def check(tiling: Tiling, side: int) -> None:
+    """Refuse tiles that no encoder makes for a model of tiles of `side` pixels. Raises `InvalidFile`."""
+    for tile, length in ((tiling.tile_width, tiling.width), (tiling.tile_height, tiling.height)):
+        if tile > side or 2 * tile < min(side, length):
+            raise InvalidFile(f"the coded pixels are damaged: tiles of {tiling.tile_width} x {tiling.tile_height}")
+
+
 def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) -> Encoded:
     """Code `pixels` (height, width, 1 or 3) uint8 without loss."""
     codec = AutoregressiveCodec(model)
@@ -260,7 +274,9 @@ def decode(
     for damaged payloads.
     """
     height, width, colors = shape
+    codec = AutoregressiveCodec(model)
     tiling, streams = parsed(payload, width, height)
+    check(tiling, codec.network.tile)
     wanted = Box(*region) if region else Box(0, 0, width, height)
     boxes = [(box, stream) for box, stream in zip(tiling.groups(), streams, strict=True) if box.overlaps(wanted)]
     area = hull([box for box, _ in boxes])
@@ -268,7 +284,6 @@ def decode(
     pixels = np.empty((area.height, area.width, colors), np.uint8)
     batches = in_batches(groups, model.threads)
     tracker = Tracker(len(batches), progress)
-    codec = AutoregressiveCodec(model)
 
     def decode_batch(index: int) -> None:
         codec.decode_groups(batches[index], tiling, pixels, area, partial(tracker.report, index))

@@ -55,7 +55,7 @@ class Known:
 class Walk:
     """A way through tiles, row by row and each from left to right, and what the network remembers on it."""
 
-    def begin(self, row: Row) -> None:
+    def begin(self) -> None:
         """Start a row, whose pixels above are known."""
         raise NotImplementedError
 
@@ -118,7 +118,7 @@ class Network:
         height, width, _, count = tiles.shape
         walk, row = self.walk(width, count), Row.first(self.geometry, self.energy, width, count)
         for y in range(height):
-            walk.begin(row)
+            walk.begin()
             yield slice(y, y + 1), follow(walk, row, tiles[y])
             walk.end(row)
             row = row.below()
@@ -197,7 +197,7 @@ class GatedWalk(Walk):
         self.past = np.zeros((n.layers - 1, n.left - 1, n.hidden, lanes), np.float32)
         self.above: Array = np.zeros((0, 0, lanes), np.float32)
 
-    def begin(self, row: Row) -> None:
+    def begin(self) -> None:
         self.above, self.gated = self.network.links(self.seen, self.gated)
         self.past[:] = 0
 
@@ -260,15 +260,16 @@ class RowWalk(Walk):
 
     def __init__(self, network: RowNetwork, width: int, lanes: int):
         self.network = n = network
+        self.width = width
         self.cells = np.zeros((width, n.layers * n.hidden, lanes), np.float32)
         self.states = np.zeros((1, width + n.across - 1, n.layers, n.hidden, lanes), np.float32)
         self.past = np.zeros((n.layers, n.left - 1, 2 * n.hidden, lanes), np.float32)
         self.above: Array = np.zeros((0, 0, lanes), np.float32)
 
-    def begin(self, row: Row) -> None:
+    def begin(self) -> None:
         n, lanes = self.network, self.past.shape[-1]
         by_layer = [gathered(self.states[:, :, layer], 1, n.across) for layer in range(n.layers)]
-        self.above = n.model.call("row", np.concatenate(by_layer))[0].reshape(-1, row.width, lanes)
+        self.above = n.model.call("row", np.concatenate(by_layer))[0].reshape(-1, self.width, lanes)
         self.past[:] = 0
 
     def pixel(self, x: int, surroundings: Array, base: Array) -> Known:
@@ -306,7 +307,7 @@ class DiagonalWalk(Walk):
         self.nothing = np.zeros((units, lanes), np.float32)
         self.beside = self.cells = self.nothing
 
-    def begin(self, row: Row) -> None:
+    def begin(self) -> None:
         self.beside = self.cells = self.nothing
 
     def pixel(self, x: int, surroundings: Array, base: Array) -> Known:

@@ -20,6 +20,10 @@ TOTAL = 1 << TOTAL_BITS
 PRECISION = 1 << 24
 """What constriction's uniform model divides: the last of its numbers gets the remainder."""
 LONG = 1 << 12
+RUN = 1 << 10
+"""Symbols of a cut."""
+DRAWN = 16
+"""Bits that a symbol may draw from the stack before it is pushed."""
 _stream: Any = constriction.stream  # type: ignore[attr-defined]  # a native module without stubs
 _ANY = _stream.model.Uniform()
 _QUANTILE = _stream.model.Uniform(TOTAL)
@@ -172,6 +176,15 @@ class MiddleCoder(RandomCoder):
 
     def pop_uniform(self, size: Index | int, count: int) -> Index:
         return np.broadcast_to(np.asarray(size, np.int64) // 2, count).copy()
+
+
+def runs(count: int) -> list[slice]:
+    """Cuts of a block of `count` symbols.
+
+    A stack must hold what a block draws before the block gives anything, some 12 bits a symbol: where it holds little,
+    long blocks are pushed cut by cut, and popped from the last one.
+    """
+    return [slice(at, min(at + RUN, count)) for at in range(0, count, RUN)]
 
 
 def information(length: Index) -> float:

@@ -98,7 +98,7 @@ class Row:
     @classmethod
     def all(cls, geometry: Geometry, energy: Array, tiles: Array) -> Row:
         """Every row of known `tiles` (height, width, 3, n) as lanes (row by row), to be filled again."""
-        height, width, _, count = tiles.shape
+        _, width, _, count = tiles.shape
         row, kept = cls.first(geometry, energy, width, count), []
         for pixels in tiles:
             kept.append(row)

@@ -20,7 +20,7 @@ from gencodec.export.values import Value, joined, uniform
 from gencodec.models.autoregressive import ENERGY, GATED, LEVEL, STATE, SUM, Autoregressive, energies
 from gencodec.models.photo import BANK, HIDDEN, MEAN, PIXEL
 from gencodec.models.pixelcnn import PixelCNN
-from gencodec.models.pixelrnn import BOTH, CELL, Cell, DiagonalBiLSTM, PixelRNN, RowLSTM
+from gencodec.models.pixelrnn import CELL, Cell, DiagonalBiLSTM, PixelRNN, RowLSTM
 from gencodec.models.quantize import ExactConv, ExactLinear, Group, set_exact
 
 FORMAT = "1"
@@ -141,7 +141,7 @@ class Unit(nn.Module):
 
 
 class RecurrentPixel(nn.Module):
-    """Stage "pixel" of a PixelRNN: all layers at a pixel, and green's distribution; `layer` says how each is updated."""
+    """Stage "pixel" of a PixelRNN: all layers at a pixel, each updated as `layer` says, and green's distribution."""
 
     def __init__(self, network: PixelRNN):
         super().__init__()

@@ -121,7 +121,7 @@ def context_of(x: Tensor, config: AutoregressiveConfig) -> list[Tensor]:
 
 
 def flags_of(x: Tensor) -> Tensor:
-    """Whether a pixel of tiles `x` is in the top row, in the first column, in an odd row, in an odd column; (4, ...)."""
+    """Of tiles `x`, whether a pixel is in the top row, the first column, an odd row, an odd column; (4, ...)."""
     flags = x.new_zeros(FLAGS, *x.shape[1:])
     flags[0, :, 0] = 1
     flags[1, :, :, 0] = 1

@@ -204,7 +204,7 @@ class Mix(Step):
         """Each feature of zero mean and unit variance after actnorm, as far as its scales reach."""
         std, mean = torch.std_mean(y, (0, 2, 3), correction=0)
         self.bias.copy_(-mean)
-        self.octaves.copy_(-std.clamp_min(1e-3).log2().clamp(*FIT_OCTAVES))
+        self.octaves.copy_((-std.clamp_min(1e-3).log2()).clamp(*FIT_OCTAVES))
 
     def describe(self) -> dict[str, Any]:
         return {"step": "mix"}

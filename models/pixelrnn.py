@@ -14,8 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gencodec.models.autoregressive import GATED, RATIO, SIGNED, STATE, SUM, SUMS, Autoregressive
-from gencodec.models.autoregressive import AutoregressiveConfig, Curve, Floor, Views, picture
+from gencodec.models.autoregressive import (
+    GATED,
+    RATIO,
+    SIGNED,
+    STATE,
+    SUM,
+    SUMS,
+    Autoregressive,
+    AutoregressiveConfig,
+    Curve,
+    Floor,
+    Views,
+    picture,
+)
 from gencodec.models.photo import HIDDEN
 from gencodec.models.quantize import ExactConv, ExactLinear, Grid, Snap
 
@@ -37,6 +49,10 @@ class PixelRNNConfig(AutoregressiveConfig):
     """Columns that Row LSTM's convolution from input to state sees: the pixel's own and those on its left."""
     across: int = 3
     """Columns of the row above that its convolution from state to state sees."""
+
+
+PAPER = PixelRNNConfig(tile=32, hidden=128, layers=12, output=1024, color_hidden=1024)
+"""The paper's size for CIFAR-10: 12 layers of 128 units, and 1024 features before the output."""
 
 
 class Cell(nn.Module):

@@ -102,6 +102,8 @@ class Trainer:
         self.half = multiplies_half(self.device) if schedule.half is None else schedule.half
         self.optimizer = Soap(self.model.parameters(), lr=schedule.rate)
         self.steps, self.seconds = 0, 0.0
+        self.averaged_from = 0
+        """The step from which weights are averaged: anew where the integer network's training begins."""
         self.history: list[dict[str, float]] = []
         self.skipped, self.failures = 0, 0
         self.exact = schedule.exact_at(0.0)
@@ -158,6 +160,7 @@ class Trainer:
         share = self.share
         if self.schedule.exact_at(share) != self.exact:
             self.set_exact(not self.exact)
+            self.averaged_from = self.steps
         x = batch.to(self.device, torch.float32)
         if self.parallel is None:
             self.parallel = self.processes.wrapped(self.model, unused=self.leaves_unused(x))
@@ -208,7 +211,8 @@ class Trainer:
     @torch.no_grad()
     def average(self) -> None:
         """Move the averaged weights towards the present ones; buffers are taken as they are."""
-        decay = min(self.schedule.average, self.steps / (self.steps + 10))
+        count = self.steps - self.averaged_from
+        decay = min(self.schedule.average, count / (count + 10))
         for mean, value in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(value, 1 - decay)
         for mean, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
@@ -238,6 +242,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "steps": self.steps,
             "seconds": self.seconds,
+            "averaged_from": self.averaged_from,
+            "exact": self.exact,
             "history": self.history,
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -252,6 +258,8 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.seconds, self.history = state["steps"], state["seconds"], state["history"]
+        self.averaged_from = state["averaged_from"]
+        self.set_exact(state["exact"])
 
     def start_from(self, checkpoint: Path) -> None:
         """Take the averaged weights of another training as the starting point."""

@@ -15,6 +15,8 @@ PREFIX = 8
 UNREGISTERED = 0
 """Wire id of files coded by a model that does not ship; its weights' hash tells which."""
 
+PHOTOGRAPHS = "749 openly licensed photographs, rescaled, toned, noisy, chroma-subsampled and JPEG-coded at random"
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -57,7 +59,7 @@ MODELS: tuple[ModelCard, ...] = (
         file=WEIGHTS / "photo-base.1.onnx",
         summary="lossless photographs: the first network, 29 thousand weights",
         licence="Apache-2.0",
-        data="749 openly licensed photographs, rescaled, toned, noisy, chroma-subsampled and JPEG-coded at random",
+        data=PHOTOGRAPHS,
         paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
     ),
     ModelCard(
@@ -67,7 +69,7 @@ MODELS: tuple[ModelCard, ...] = (
         file=WEIGHTS / "photo-base.2.onnx",
         summary="lossless photographs: a causal network over decoded neighbors, fitted to pictures, 17 k weights",
         licence="Apache-2.0",
-        data="749 openly licensed photographs, rescaled, toned, noisy, chroma-subsampled and JPEG-coded at random",
+        data=PHOTOGRAPHS,
         paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
         aliases=("photo", "photo-base"),
         for_codes="photo-codes.1",

@@ -1,0 +1,147 @@
+"""The laws that every family's shipped model obeys: lossless, exact, close to its own estimate, and generative."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import gencodec
+from gencodec.codec import codecs, formats
+from gencodec.codec.coder import IntervalCoder
+from gencodec.errors import InvalidFile
+from gencodec.runtime import Model, list_models, load
+
+Pixels = NDArray[np.uint8]
+COAST = Path(__file__).resolve().parent.parent / "examples" / "coast.png"
+CARDS = [card for card in list_models() if card.family != "photo"]
+NAMES = [card.name for card in CARDS]
+BITS_BACK = [card.name for card in CARDS if card.family in codecs.BITS_BACK]
+
+
+@pytest.fixture(scope="module")
+def coast() -> Pixels:
+    """A photograph, (312, 416, 3)."""
+    return formats.read_image(COAST).pixels
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request: pytest.FixtureRequest) -> Model:
+    return load(request.param, threads=2, device="cpu")
+
+
+def test_every_family_ships() -> None:
+    families = {card.family for card in CARDS}
+    assert families == {*codecs.AUTOREGRESSIVE, *codecs.FLOWS, *codecs.LATENT}
+    assert all(card.file.stat().st_size < 4 << 20 for card in CARDS)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 37, 3), (41, 3, 1), (65, 67, 3), (33, 97, 3)])
+def test_any_size_comes_back(model: Model, coast: Pixels, shape: tuple[int, int, int]) -> None:
+    pixels = np.ascontiguousarray(coast[100 : 100 + shape[0], 200 : 200 + shape[1], : shape[2]])
+    codec = codecs.codec_of(model)
+    payload = codec.encode(pixels, model).payload
+    assert np.array_equal(codec.decode(payload, shape, model), pixels)
+
+
+def test_noise_and_flat_ground_come_back(model: Model) -> None:
+    rng = np.random.default_rng(2)
+    codec = codecs.codec_of(model)
+    for pixels in (rng.integers(0, 256, (48, 50, 3), np.uint8), np.full((40, 64, 3), 255, np.uint8)):
+        payload = codec.encode(pixels, model).payload
+        assert np.array_equal(codec.decode(payload, pixels.shape, model), pixels)
+
+
+def test_threads_and_optimizations_change_no_bit(model: Model, coast: Pixels) -> None:
+    pixels = np.ascontiguousarray(coast[100:196, 40:168])
+    codec = codecs.codec_of(model)
+    payload = codec.encode(pixels, model).payload
+    for threads, optimize in ((1, True), (2, False)):
+        other = load(model.card, threads=threads, device="cpu", optimize=optimize)
+        assert codec.encode(pixels, other).payload == payload
+        assert np.array_equal(codec.decode(payload, pixels.shape, other), pixels)
+
+
+def test_a_file_is_as_long_as_the_model_says(model: Model, coast: Pixels) -> None:
+    pixels = np.ascontiguousarray(coast[:256, :256])
+    coded = codecs.codec_of(model).encode(pixels, model)
+    assert 8 * len(coded.payload) < 1.02 * coded.estimate_bits
+    assert coded.estimate_bits < 0.75 * 8 * pixels.size  # a photograph, and a model of photographs
+
+
+def test_a_region_is_the_part_of_the_whole(model: Model, coast: Pixels) -> None:
+    pixels = np.ascontiguousarray(coast[:96, :160])
+    codec = codecs.codec_of(model)
+    payload = codec.encode(pixels, model).payload
+    assert np.array_equal(codec.decode(payload, pixels.shape, model, region=(70, 50, 61, 30)), pixels[50:80, 70:131])
+
+
+def test_damage_is_noticed(model: Model, coast: Pixels) -> None:
+    pixels = np.ascontiguousarray(coast[:48, :48])
+    codec = codecs.codec_of(model)
+    payload = codec.encode(pixels, model).payload
+    for length in (0, 3, 9, len(payload) // 2):
+        with pytest.raises(InvalidFile):
+            codec.decode(payload[:length], pixels.shape, model)
+    rng = np.random.default_rng(4)
+    for at in rng.integers(0, len(payload), 4):
+        damaged = bytearray(payload)
+        damaged[at] ^= 0x10
+        try:
+            result = codec.decode(bytes(damaged), pixels.shape, model)
+        except InvalidFile:
+            continue
+        assert not np.array_equal(result, pixels)
+
+
+def test_samples_are_pictures(model: Model) -> None:
+    tile = model.config["tile"]
+    one, again, other = (codecs.sample(model, 2, seed) for seed in (1, 1, 2))
+    assert one.shape == (2, tile, tile, 3)
+    assert one.dtype == np.uint8
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert all(sample.std() > 1 for sample in one)
+    # neighbors are alike, as in photographs and unlike noise
+    steps = np.abs(np.diff(one.astype(int), axis=2)).mean()
+    assert steps < 0.6 * np.abs(one.astype(int) - one[:, :, ::-1].astype(int)).mean() + 4
+
+
+def test_low_temperatures_are_calmer(model: Model) -> None:
+    usual, calm = (codecs.sample(model, 2, 3, temperature).astype(int) for temperature in (1.0, 0.4))
+    assert np.abs(np.diff(calm, axis=1)).mean() < np.abs(np.diff(usual, axis=1)).mean()
+
+
+def test_whole_files_by_name(model: Model, coast: Pixels) -> None:
+    pixels = np.dstack([coast[:40, :70], np.arange(2800, dtype=np.uint8).reshape(40, 70)])  # with alpha
+    file = gencodec.compress(pixels, model=model.card.family, threads=1)
+    found = gencodec.info(file)
+    assert found.model == model.card.name
+    assert (found.initial_bits is not None) == (model.family in codecs.BITS_BACK)
+    assert np.array_equal(gencodec.decompress(file, threads=1).pixels, pixels)
+
+
+@pytest.mark.parametrize("name", BITS_BACK)
+def test_popping_leaves_the_stack_as_it_was(name: str, coast: Pixels) -> None:
+    codec = codecs.tile_codec(load(name, threads=1, device="cpu"))
+    side = codec.tile
+    tiles = np.ascontiguousarray(coast[: 3 * side, :side].reshape(3, side, side, 3).transpose(0, 3, 1, 2))
+    words = np.random.default_rng(1).integers(1, 1 << 32, 40000, dtype=np.uint32)
+    stack = IntervalCoder(words)
+    codec.push(stack, tiles)
+    assert stack.bits > tiles.size
+    assert np.array_equal(codec.pop(stack, 3), tiles)
+    assert np.array_equal(np.frombuffer(stack.to_bytes(), "<u4"), words)
+    assert stack.bits == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", BITS_BACK)
+def test_latents_keep_what_a_picture_shows(name: str, coast: Pixels) -> None:
+    codec = codecs.tile_codec(load(name, threads=1, device="cpu"))
+    side = codec.tile
+    tiles = np.ascontiguousarray(coast[:side, : 3 * side].reshape(side, 3, side, 3).transpose(1, 3, 0, 2))
+    back = codec.decoded(codec.latents(tiles)).astype(float)
+    error = np.sqrt(np.mean((back - tiles) ** 2))
+    assert error < 0.35 * tiles.std()
