@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FORMAT = "1"
 FAMILIES = ("pixelcnn", "pixelrnn")
 LARGEST_TILE = 256
+PART = 768
+"""Positions of a row that go through the network at a time."""
 MAPS = 9
 """What a PixelCNN's vertical stack sees of a pixel: colors, errors and energies."""
 
@@ -95,6 +97,12 @@ class Network:
             return GatedNetwork(model)
         return DiagonalNetwork(model) if "back" in model.stages else RowNetwork(model)
 
+    def in_parts(self, stage: str, seen: Array) -> list[Array]:
+        """The outputs of a graph at many positions, a part at a time: few enough for the processor's caches."""
+        cuts = range(0, seen.shape[1], PART)
+        parts = [self.model.call(stage, np.ascontiguousarray(seen[:, first : first + PART])) for first in cuts]
+        return [np.concatenate(part, 1) for part in zip(*parts, strict=True)]
+
     def size(self, name: str) -> int:
         """One of the network's sizes. Raises `InvalidFile`."""
         try:
@@ -161,7 +169,7 @@ class GatedNetwork(Network):
         above = np.empty((width, self.layers, 2 * self.hidden, height, lanes), np.float32)
         seen, kept = gathered(maps, self.first_rows, self.first_columns), []
         for layer in range(self.layers):
-            outputs = self.model.call(f"row{layer}", seen)
+            outputs = self.in_parts(f"row{layer}", seen)
             link = outputs[0].reshape(2 * self.hidden, height, width, lanes)
             above[:, layer] = link.transpose(2, 0, 1, 3)
             if layer + 1 < self.layers:
@@ -269,7 +277,7 @@ class RowWalk(Walk):
     def begin(self) -> None:
         n, lanes = self.network, self.past.shape[-1]
         by_layer = [gathered(self.states[:, :, layer], 1, n.across) for layer in range(n.layers)]
-        self.above = n.model.call("row", np.concatenate(by_layer))[0].reshape(-1, self.width, lanes)
+        self.above = n.in_parts("row", np.concatenate(by_layer))[0].reshape(-1, self.width, lanes)
         self.past[:] = 0
 
     def pixel(self, x: int, surroundings: Array, base: Array) -> Known:

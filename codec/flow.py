@@ -39,8 +39,6 @@ SEEN = (-1024, 1023, 2)
 """What networks see of values: their range, and fractional bits of a gray level."""
 SHIFT_BITS = 4
 """Fractional bits of shifts and means."""
-OCTAVES = 48
-"""Largest index of a coupling's factors, which go from -OCTAVES."""
 SCALES = 64
 SCALES_PER_OCTAVE = 6
 COLDEST = 2.0**-10
@@ -92,7 +90,7 @@ class Coupling:
     """The first features decide how the others are shifted and scaled."""
 
     def __init__(self, kept: int, network: Network, factors: Values | None):
-        """`factors` of the modular scale transform for octave indices from -OCTAVES; None for additive couplings."""
+        """`factors` of the modular scale transform, the middle one for index 0; None for additive couplings."""
         self.kept, self.network, self.factors = kept, network, factors
 
     def change(self, kept: Values) -> tuple[Values, Values | None]:
@@ -101,7 +99,7 @@ class Coupling:
         if self.factors is None:
             return given << (FRACTION - SHIFT_BITS), None
         shift, octaves = np.split(given, 2, axis=1)
-        return shift << (FRACTION - SHIFT_BITS), self.factors[octaves + OCTAVES]
+        return shift << (FRACTION - SHIFT_BITS), self.factors[octaves + len(self.factors) // 2]
 
     def push(self, y: Values, stack: Stack) -> Values:
         kept, changed = y[:, : self.kept], y[:, self.kept :]

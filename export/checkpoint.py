@@ -7,17 +7,29 @@ import pickle
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from gencodec.errors import InvalidFile, UsageError
+from gencodec.export.autoregressive import export_autoregressive
+from gencodec.export.flow import export_flow
+from gencodec.export.latents import export_latents
 from gencodec.export.photo import export_photo
 from gencodec.models.data import held_out_tiles, load_photos, split
 from gencodec.models.families import find_family
 
 Exporter = Callable[[nn.Module, Path, dict[str, str], Tensor | None], None]
-EXPORTERS: dict[str, Exporter] = {"photo": export_photo}  # type: ignore[dict-item]  # each takes its own family's network
+EXPORTERS = cast(
+    dict[str, Exporter],  # each takes its own family's network
+    {
+        "photo": export_photo,
+        **dict.fromkeys(("pixelcnn", "pixelrnn"), export_autoregressive),
+        **dict.fromkeys(("nice", "realnvp", "glow"), export_flow),
+        **dict.fromkeys(("vae", "nvae"), export_latents),
+    },
+)
 EVERY = 4
 """Of the held-out tiles, so many-th ones tell how sensitive weights are."""
 

@@ -128,9 +128,7 @@ class ExactGraph:
     def check_again(self, layer: str, x: Value) -> None:
         """Refuse a layer that is used again for inputs beyond those that its proof is for."""
         if layer in self.reaches and (x.magnitude > self.reaches[layer]).any():
-            raise InexactGraph(
-                f"layer {layer} cannot be proved exact: it is used for inputs of different ranges"
-            )
+            raise InexactGraph(f"layer {layer} cannot be proved exact: it is used for inputs of different ranges")
 
     def proved(
         self, layer: str, weight: Integers, bias: Integers, reach: Integers, worst: Integers, **more: int

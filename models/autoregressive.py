@@ -159,6 +159,8 @@ class Gate(nn.Module):
 class Autoregressive(nn.Module):
     """A network of pixels in raster order; a family says how features are made."""
 
+    config: AutoregressiveConfig
+
     def __init__(self, config: AutoregressiveConfig):
         super().__init__()
         self.exact = False
@@ -173,8 +175,6 @@ class Autoregressive(nn.Module):
         with torch.no_grad():
             self.bank.weight.mul_(0.3)
         self.shapes = Shapes()
-
-    config: AutoregressiveConfig
 
     def features(self, views: Views) -> Tensor:
         """What pixels' colors are told from, (output, batch, height, width) on HIDDEN."""

@@ -31,8 +31,8 @@ HIDDEN = Grid(0, 511, 6)
 SIGNED = Grid(-511, 511, 6)
 SHIFT = Grid(-4096, 4095, 8)
 """Shifts and means in sixteenths of a gray level."""
-OCTAVE = Grid(-48, 48, 4)
-"""Logarithms of scales in sixteenths of an octave."""
+OCTAVE = Grid(-384, 384, 7)
+"""Logarithms of scales, at most 3 octaves; as fine as large values need, whose small differences are to come."""
 SPREAD = Grid(0, SCALES - 1, 3)
 SHAPE = Grid(0, SHAPES - 1, 1)
 START_SHAPE = 3.5 / 2

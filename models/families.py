@@ -16,6 +16,7 @@ from gencodec.models.photo import Photo, PhotoConfig
 from gencodec.models.pixelcnn import PixelCNN, PixelCNNConfig
 from gencodec.models.pixelrnn import PixelRNN, PixelRNNConfig
 from gencodec.models.realnvp import Realnvp, RealnvpConfig
+from gencodec.models.vae import VAE, VAEConfig
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ FAMILIES = {
         Family("nice", NiceConfig, Nice),
         Family("realnvp", RealnvpConfig, Realnvp),
         Family("glow", GlowConfig, Glow),
+        Family("vae", VAEConfig, VAE),
         Family("nvae", NVAEConfig, NVAE),
     )
 }

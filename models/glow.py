@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from gencodec.models.conditioners import HIDDEN, VALUE, Conditioner, Network, Plain, pointwise
 from gencodec.models.flows import BLOCK, COLORS, Coupling, Factor, Flow, Layout, Mask, Mix, Squeeze, Step
@@ -91,7 +90,7 @@ def paper_steps(c: GlowConfig) -> list[Step | Factor]:
             network = Plain([first, *pointwise(c.hidden, c.blocks)], last, reach=1)
             result += [Mix(features, rotation(features)), Coupling(half, network, affine=True)]
         if level < c.levels - 1:
-            prior = Plain([nn.Identity()], ExactConv([(half, VALUE)], Factor.targets(half), padding=0), reach=1)
+            prior = Plain([], ExactConv([(half, VALUE)], Factor.targets(half), padding=0), reach=1)
             result.append(Factor(half, half, prior))
             features = half
     return [*result, Factor(0, features)]

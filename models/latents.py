@@ -11,14 +11,16 @@ The code length of a picture x is the negative evidence lower bound (Kingma & We
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencodec.models.quantize import ExactConv, Grid, Group, Snap, SpatialMean, floor_through
-from gencodec.models.shapes import NORMAL_WIDTH, SCALE_OF_ONE, SCALES, SCALES_PER_OCTAVE, SHAPES, WIDTHS, Shapes
+from gencodec.models.shapes import FLOOR, NORMAL_WIDTH, SCALE_OF_ONE, SCALES, SCALES_PER_OCTAVE, SHAPES, WIDTHS, Shapes
 
 LEVELS = 16.0
 """Gray levels, or bins of a latent, in one unit of the network's values."""
@@ -37,8 +39,11 @@ SPREAD = Grid(0, SCALES - 1, 3)
 SHAPE = Grid(0, SHAPES - 1, 1)
 CHANGE = Grid(1 - SCALES, SCALES - 1, 3)
 """Differences of scale indices."""
-NARROW = 3
-"""Scale index, a tenth of a level, of which nearly all mass lies on one level."""
+NARROW = 1
+"""Scale index of posteriors that begin with nearly all mass on one level."""
+
+
+FIELDS = ("mean", "scale", "shape")
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,6 @@ class Distribution:
         mean, spread, shape = rows.chunk(3, 1)
         shift = 0.0 if exact else 0.5  # the integer network floors
         return cls((mean + MIDDLE) * LEVELS, spread * 8 - shift, (shape * 2 - shift).clamp_min(0))
-
-    def bits(self, symbols: Tensor, shapes: Shapes) -> Tensor:
-        """Code lengths of `symbols` 0..255."""
-        return shapes.bits(symbols, self.mean, self.scale, self.shape)
 
 
 def in_pictures(x: Tensor) -> Tensor:
@@ -87,8 +88,10 @@ class Posterior(nn.Module):
     the anchor, a value that the picture gives. Without an anchor there is no gate.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, widest: int = SCALES - 1):
+        """`widest`: the largest scale index."""
         super().__init__()
+        self.widest, self.exact = widest, False
         self.shift, self.change = Snap(MEAN), Snap(CHANGE)
 
     def forward(self, prior: Tensor, residual: Tensor, anchor: Tensor | None = None) -> Tensor:
@@ -104,16 +107,15 @@ class Posterior(nn.Module):
             offset = self.shift(gate * (anchor - mean)) + offset
             change = change - self.change(gate * spread)
         mean = clipped_mean(mean + offset)
-        spread = torch.clamp(spread + change, 0, (SCALES - 1) / 8)
+        most = self.widest if self.exact else self.widest + 0.5
+        spread = torch.clamp(spread + change, 0, most / 8)
         return torch.cat([mean, spread, torch.zeros_like(shape)], 1)
 
 
 class Residual(nn.Module):
     """What moves the posteriors of `latents` features away from their priors, from hidden features."""
 
-    def __init__(
-        self, sources: list[Group], latents: int, kernel: int = 1, *, anchored: bool, scale: int = NARROW
-    ):
+    def __init__(self, sources: list[Group], latents: int, kernel: int = 1, *, anchored: bool, scale: int = NARROW):
         """`anchored`: with gates, and beginning at the anchors with the scale index `scale`; otherwise as the prior."""
         super().__init__()
         gates: list[Group] = [(latents, GATE)] if anchored else []
@@ -128,27 +130,34 @@ class Residual(nn.Module):
         return self.conv(features)
 
 
-def drawn(distribution: Distribution, shapes: Shapes) -> Tensor:
-    """Symbols 0..255 drawn from `distribution` by torch's generator, with the gradient of the reparametrisation.
+class LatentShapes(Shapes):
+    """`Shapes` whose first one stays normal: that of posteriors."""
 
-    A kernel of the shape's mixture is chosen, and a value of it rounded (straight-through).
+    def weights(self) -> Tensor:
+        normal = F.one_hot(torch.tensor([len(WIDTHS)], device=self.logits.device), len(WIDTHS) + 1)
+        return torch.cat([normal.float(), torch.softmax(self.logits[1:], 1)])
+
+
+def drawn(posterior: Distribution) -> Tensor:
+    """Symbols 0..255 drawn from normal distributions, with the gradient of the reparametrisation.
+
+    They are rounded straight through.
     """
-    d = distribution
-    with torch.no_grad():
-        noise = _standard_noise(d.shape, shapes)
-    value = d.mean + torch.exp2((d.scale - SCALE_OF_ONE) / SCALES_PER_OCTAVE) * noise
+    scale = torch.exp2((posterior.scale - SCALE_OF_ONE) / SCALES_PER_OCTAVE)
+    value = posterior.mean + scale * (NORMAL_WIDTH * torch.randn_like(scale))
     return floor_through(value + 0.5).clamp(0, 255)
 
 
-def _standard_noise(shape: Tensor, shapes: Shapes) -> Tensor:
-    weights = shapes.weights()
-    low = shape.clamp(0, SHAPES - 1).floor().long()
-    share = (shape.clamp(0, SHAPES - 1) - low)[..., None]
-    mixture = weights[low] * (1 - share) + weights[(low + 1).clamp_max(SHAPES - 1)] * share
-    kernel = (torch.rand_like(shape)[..., None] > mixture.cumsum(-1)).sum(-1).clamp_max(len(WIDTHS))
-    widths = torch.tensor([*WIDTHS, NORMAL_WIDTH], device=shape.device)
-    u = torch.rand_like(shape).clamp(1e-7, 1 - 1e-7)
-    return torch.where(kernel < len(WIDTHS), torch.logit(u), torch.randn_like(shape)) * widths[kernel]
+def normal_bits(symbols: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Code lengths of symbols that are drawn from normal distributions: of no least share, unlike those coded."""
+    rate = torch.exp2((SCALE_OF_ONE - scale) / SCALES_PER_OCTAVE) * (1 / (NORMAL_WIDTH * math.sqrt(2)))
+    away = (symbols - mean).abs()
+    # in the tail of |away|, where differences of distribution functions keep their digits
+    inner, outer = 0.5 * torch.erfc((away - 0.5) * rate), 0.5 * torch.erfc((away + 0.5) * rate)
+    end = ((symbols <= 0) & (mean >= symbols)) | ((symbols >= 255) & (mean <= symbols))
+    beyond = ((symbols <= 0) & (mean < symbols)) | ((symbols >= 255) & (mean > symbols))
+    mass = torch.where(end, inner, torch.where(beyond, 1 - outer, inner - outer))
+    return -torch.log2(mass.clamp_min(FLOOR / 16))
 
 
 class Color(nn.Module):
@@ -191,11 +200,12 @@ class Color(nn.Module):
 class Colors(nn.Module):
     """The three colors of pixels or of latents like them, one after the other, and how posteriors follow."""
 
-    def __init__(self, features: int, bank: int, hidden: int):
+    def __init__(self, features: int, bank: int, hidden: int, widest: int = SCALES - 1):
+        """`widest`: the largest scale index of posteriors."""
         super().__init__()
         self.bank = bank
         self.each = nn.ModuleList(Color(features, bank, earlier, hidden) for earlier in range(3))
-        self.posterior = Posterior()
+        self.posterior = Posterior(widest)
 
     def forward(self, features: Tensor, predictions: Tensor, color: int, innovations: list[Tensor]) -> Tensor:
         """The row of one color, given the innovations (N, 1, H, W) of those before it.
@@ -317,18 +327,36 @@ class Account:
     def draw(self, prior: Tensor, posterior: Tensor, weight: float = 1.0) -> Tensor:
         """Latents in units drawn from the posterior; they cost the difference of the two code lengths."""
         distribution = Distribution.of(posterior, self.exact)
-        symbols = drawn(distribution, self.shapes)
+        symbols = drawn(distribution)
         self.entries.append((symbols, distribution, -weight))
         self.entries.append((symbols, Distribution.of(prior, self.exact), weight))
         return in_units(symbols)
 
     def bits(self) -> Tensor:
         """The sums of each picture of the batch, (batch,)."""
-        symbols = torch.cat([s.flatten() for s, _, _ in self.entries])
-        parts = [d for _, d, _ in self.entries]
-        mean, scale, shape = (torch.cat([getattr(d, f).flatten() for d in parts]) for f in ("mean", "scale", "shape"))
-        bits = Distribution(mean, scale, shape).bits(symbols, self.shapes)
-        pieces = bits.split([s.numel() for s, _, _ in self.entries])
-        batch = len(self.entries[0][0])
-        sums = [w * piece.view(batch, -1).sum(1) for piece, (_, _, w) in zip(pieces, self.entries, strict=True)]
+        sums = [weight * bits.sum(1) for bits, (_, _, weight) in zip(self.each(), self.entries, strict=True)]
         return torch.stack(sums).sum(0)
+
+    def drawn(self) -> Tensor:
+        """What drawing latents takes of a stack, altogether."""
+        drawn = [bits.sum() for bits, (_, _, weight) in zip(self.each(), self.entries, strict=True) if weight < 0]
+        return torch.stack(drawn).sum()
+
+    def each(self) -> list[Tensor]:
+        """Code lengths of every entry, (batch, symbols)."""
+        result: list[Tensor | None] = [None] * len(self.entries)
+        for drawing in (False, True):
+            places = [i for i, (_, _, weight) in enumerate(self.entries) if (weight < 0) == drawing]
+            if places:
+                for i, bits in zip(places, self.together(places, drawing), strict=True):
+                    result[i] = bits
+        return cast(list[Tensor], result)
+
+    def together(self, places: list[int], drawing: bool) -> list[Tensor]:
+        """Code lengths of some entries, (batch, symbols) each, of which all or none are what drawing takes."""
+        chosen = [self.entries[i] for i in places]
+        symbols = torch.cat([s.flatten() for s, _, _ in chosen])
+        mean, scale, shape = (torch.cat([getattr(d, f).flatten() for _, d, _ in chosen]) for f in FIELDS)
+        bits = normal_bits(symbols, mean, scale) if drawing else self.shapes.bits(symbols, mean, scale, shape)
+        pieces = bits.split([s.numel() for s, _, _ in chosen])
+        return [piece.view(len(s), -1) for piece, (s, _, _) in zip(pieces, chosen, strict=True)]

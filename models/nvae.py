@@ -30,7 +30,6 @@ from gencodec.models.latents import (
     MEAN,
     NARROW,
     PIXEL,
-    SHAPE,
     SIGNED,
     SPREAD,
     Account,
@@ -38,13 +37,13 @@ from gencodec.models.latents import (
     Colors,
     EncoderCell,
     Grown,
+    LatentShapes,
     Posterior,
     Residual,
     clipped_mean,
     in_pictures,
 )
 from gencodec.models.quantize import ExactConv, Snap
-from gencodec.models.shapes import Shapes
 
 NORM_LIMIT = 6.0
 """Spectral norms that cost nothing."""
@@ -72,6 +71,8 @@ class NVAEConfig:
     """Features, and cells before D and before B and C, of the finest lattice."""
     expansion: int = 2
     kernel: int = 3
+    narrow: int = 3
+    """Largest scale index of lattice groups' posteriors: a tenth of a level."""
     bank: int = 4
     """Linear predictions that a color chooses among."""
     color_hidden: int = 24
@@ -126,7 +127,9 @@ class Tower(nn.Module):
             if len(self.scales):
                 self.steps.append(ExactConv([(width, FEATURE)], [(width, FEATURE)], stride=2))
                 side //= 2
-            takers = (nn.Sequential(*(EncoderCell(width, side**2) for _ in range(c.encoder_cells))) for _ in range(count))
+            takers = (
+                nn.Sequential(*(EncoderCell(width, side**2) for _ in range(c.encoder_cells))) for _ in range(count)
+            )
             self.scales.append(nn.ModuleList(takers))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -194,9 +197,7 @@ class FreeScale(nn.Module):
         super().__init__()
         positions = side**2 if side > 1 else 0
         self.grown = None if top else nn.Sequential(Grown(c.width, c.width), Snap(HIDDEN))
-        self.groups = nn.ModuleList(
-            FreeGroup(c, 0 if top and i == 0 else c.cells, positions) for i in range(count)
-        )
+        self.groups = nn.ModuleList(FreeGroup(c, 0 if top and i == 0 else c.cells, positions) for i in range(count))
 
     def forward(self, h: Tensor, features: list[Tensor], account: Account, weight: float) -> Tensor:
         h = h if self.grown is None else self.grown(h)
@@ -283,15 +284,14 @@ class Copies(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.head = ExactConv([(width, HIDDEN)], [(6, MEAN), (6, SPREAD), (6, SHAPE)], 1)
+        self.head = ExactConv([(width, HIDDEN)], [(6, MEAN), (6, SPREAD)], 1)
         with torch.no_grad():
             self.head.weight.mul_(0.02)
-            self.head.bias[6:] = 0.25
-            self.head.bias[6:12] = (NARROW + 0.5) / 8
+            self.head.bias[6:] = (NARROW + 0.5) / 8
 
     def forward(self, f: Tensor, latents: Tensor) -> Tensor:
-        rows = self.head(f)
-        return torch.cat([clipped_mean(latents + rows[:, :6]), rows[:, 6:]], 1)
+        offset, spread = self.head(f).chunk(2, 1)
+        return torch.cat([clipped_mean(latents + offset), spread, torch.clamp(spread, 0, 0)], 1)
 
 
 def predictor(
@@ -328,7 +328,7 @@ class LatticeScale(nn.Module):
         super().__init__()
         self.enter = Enter(c, source, width, cells[0], side**2)
         self.middle = Middle(c, width, cells[1], side**2)
-        self.first, self.right, self.below = (Colors(width, c.bank, c.color_hidden) for _ in "DBC")
+        self.first, self.right, self.below = (Colors(width, c.bank, c.color_hidden, c.narrow) for _ in "DBC")
         sources = [(width, HIDDEN), (c.encoder, FEATURE)]
         self.first_residual = Residual(sources, 3, anchored=True)
         self.second_residual = None if finest else Residual(sources, 6, anchored=True)
@@ -391,7 +391,7 @@ class NVAE(nn.Module):
         super().__init__()
         self.config = c = config or NVAEConfig()
         self.exact = False
-        self.shapes = Shapes()
+        self.shapes = LatentShapes()
         self.tower = Tower(c)
         self.start, self.snapped = nn.Parameter(torch.full((c.width,), 0.5)), Snap(HIDDEN)
         self.free = nn.ModuleList(
@@ -399,7 +399,7 @@ class NVAE(nn.Module):
             for i, (scale, count) in enumerate(zip(c.free, reversed(c.groups), strict=True))
         )
         if c.lattice:
-            self.root, self.root_colors = Root(c), Colors(c.width, 0, c.color_hidden)
+            self.root, self.root_colors = Root(c), Colors(c.width, 0, c.color_hidden, c.narrow)
             self.root_residual = Residual([(c.width, HIDDEN), (c.encoder, FEATURE)], 3, anchored=True)
             self.coarse = LatticeScale(c, c.width, c.width, (c.cells, c.cells), 0, finest=False)
             self.fine = LatticeScale(c, c.width, c.fine_width, c.fine_cells, c.tile // 2, finest=True)
@@ -410,6 +410,11 @@ class NVAE(nn.Module):
         self.norms = Norms([m for cell in cells for m in cell.modules() if isinstance(m, ExactConv) and m.groups == 1])
 
     def forward(self, x: Tensor) -> Tensor:
+        bits = self.accounted(x).bits() / (3 * x.shape[2] * x.shape[3])
+        return bits + PENALTY * self.norms() if self.training else bits
+
+    def accounted(self, x: Tensor) -> Account:
+        """What tiles cost, symbol by symbol."""
         account = Account(self.shapes, self.exact)
         pixels = in_pictures(x)
         features = list(self.tower(pixels))
@@ -421,8 +426,7 @@ class NVAE(nn.Module):
             self.lattices(h, pixels, features, account)
         else:
             self.likelihood(h, pixels, account)
-        bits = account.bits() / pixels[0].numel()
-        return bits + PENALTY * self.norms() if self.training else bits
+        return account
 
     def beginning(self, pixels: Tensor) -> Tensor:
         """The state before the first group (N, width, H, W), equal everywhere."""

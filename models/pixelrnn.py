@@ -133,10 +133,11 @@ class DiagonalBiLSTM(nn.Module):
     def __init__(self, c: PixelRNNConfig):
         super().__init__()
         widths = [(2 * c.hidden, STATE)], [(4 * c.hidden, SUM)]
-        self.inputs = nn.ModuleList(ExactConv(*widths, 1) for _ in range(2))
+        inputs = [ExactConv(*widths, 1) for _ in range(2)]
+        self.inputs = nn.ModuleList(inputs)
         self.recurrences = nn.ModuleList(Recurrence(c.hidden, 2, (1, 0)) for _ in range(2))
         self.both = Floor(BOTH)
-        for layer in self.inputs:
+        for layer in inputs:
             remember(layer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,6 +182,8 @@ def straightened(x: Tensor, width: int) -> Tensor:
 
 class PixelRNN(Autoregressive):
     """The network; about 100 thousand multiplications a pixel at its default sizes."""
+
+    config: PixelRNNConfig
 
     def __init__(self, config: PixelRNNConfig | None = None):
         c = config or PixelRNNConfig()

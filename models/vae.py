@@ -28,13 +28,13 @@ from gencodec.models.latents import (
     Colors,
     EncoderCell,
     Grown,
+    LatentShapes,
     Posterior,
     Residual,
     clipped_mean,
     in_pictures,
 )
 from gencodec.models.quantize import ExactConv, Grid, Snap, Table
-from gencodec.models.shapes import Shapes
 
 TANGENT = Grid(-256, 256, 8)
 COLOR_AXES = ((1, 1, 1), (0, 1, -1), (2, -1, -1))
@@ -215,7 +215,7 @@ class VAE(nn.Module):
         super().__init__()
         self.config = c = config or VAEConfig()
         self.exact = False
-        self.shapes = Shapes()
+        self.shapes = LatentShapes()
         self.prior, self.posterior = Prior(c.latents, learned=not c.dense), Posterior()
         if c.dense:
             self.encoder, self.decoder = DenseEncoder(c), DenseDecoder(c)
@@ -224,6 +224,10 @@ class VAE(nn.Module):
             self.colors = Colors(c.widths[0], 0, c.color_hidden)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.accounted(x).bits() / (3 * x.shape[2] * x.shape[3])
+
+    def accounted(self, x: Tensor) -> Account:
+        """What tiles cost, symbol by symbol."""
         account = Account(self.shapes, self.exact)
         pixels = in_pictures(x)
         anchor, residual = (None, self.encoder(pixels)) if self.config.dense else self.encoder(pixels)
@@ -233,4 +237,4 @@ class VAE(nn.Module):
             account.pay(pixels, self.decoder(z))
         else:
             self.colors.coded(*self.decoder(z), pixels, None, account)
-        return account.bits() / pixels[0].numel()
+        return account

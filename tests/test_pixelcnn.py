@@ -64,18 +64,18 @@ def test_the_vertical_stack_sees_nothing_of_its_own_row(network: PixelCNN) -> No
 @torch.no_grad()
 def test_there_is_no_blind_spot(network: PixelCNN) -> None:
     tile = noise(8, 16)
-    # far to the upper right, beyond the context: it is the vertical stack that sees it
-    assert changed(network, tile, 0, 2, 11)[:, 6, 5].any()
+    # to the upper right, beyond the context: it is the vertical stack that sees it
+    assert changed(network, tile, 0, 2, 9)[:, 6, 5].any()
 
 
 def test_it_starts_near_the_base_prediction_and_learns(slopes: Tensor) -> None:
     torch.manual_seed(2)
-    network = PixelCNN(TINY)
+    network, tiles = PixelCNN(TINY), slopes[..., :16, :16]
     optimizer = Soap(network.parameters(), lr=1e-2)
     losses = []
-    for _ in range(25):
+    for _ in range(20):
         optimizer.zero_grad()
-        loss = network(slopes).mean()
+        loss = network(tiles).mean()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -84,10 +84,11 @@ def test_it_starts_near_the_base_prediction_and_learns(slopes: Tensor) -> None:
 
 
 def test_the_exact_network_codes_nearly_as_well(slopes: Tensor, network: PixelCNN) -> None:
+    tiles = slopes[:, :4]
     with torch.no_grad():
-        smooth = float(network(slopes).mean())
+        smooth = float(network(tiles).mean())
         set_exact(network, True)
-        assert float(network(slopes).mean()) == pytest.approx(smooth, rel=0.03)
+        assert float(network(tiles).mean()) == pytest.approx(smooth, rel=0.03)
 
 
 def test_every_weight_learns_in_both_forms(network: PixelCNN) -> None:

@@ -68,6 +68,11 @@ def neural_files() -> Iterator[tuple[str, bytes]]:
         yield f"{name}-grey", by_model(name, np.ascontiguousarray(photograph[150:240, 100:201, 1:2]))
         yield f"{name}-groups", by_model(name, gradient(3, height=3, width=2100) // 16 + 100)
         yield f"{name}-pixel", by_model(name, gradient(3, height=1, width=1))
+    for card in runtime.list_models():
+        if card.family != "photo":
+            for kind, part in (("color", photograph[100:171, 50:155]), ("grey", photograph[150:190, 100:141, 1:2])):
+                data = gencodec.compress(np.ascontiguousarray(part), model=card.name, device="cpu")
+                yield f"{card.name}-{kind}", data
     part = np.ascontiguousarray(photograph[100:290, 30:220])
     stripes = np.where(np.arange(190)[:, None] % 3 == 0, 40, 0)  # unlike what was trained on
     yield "fitted-2", gencodec.compress((part // 2 + stripes).astype(np.uint8), model="photo-base.2", effort=4)
