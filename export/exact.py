@@ -282,7 +282,7 @@ class ExactGraph:
             raise InexactGraph(f"layer {layer} cannot be proved exact: {positions} positions are no power of two")
         self.bounded(layer, x.name, x.low * positions, x.high * positions, x.bits)
         total = self.node("ReduceSum", [x.name, self.constant(np.array([2, 3], np.int64))], keepdims=1)
-        scale = np.exp2((target.bits - x.bits).astype(np.float32)) / positions
+        scale = np.exp2((target.bits - x.bits).astype(np.float32)).astype(np.float32) * np.float32(1 / positions)
         return self.clipped(self.node("Floor", [self.node("Mul", [total, self.column(scale)])]), target)
 
     def shuffled(self, x: Value) -> Value:
@@ -300,7 +300,7 @@ class ExactGraph:
         order = np.arange(4 * x.rows).reshape(4, x.rows).T.ravel()
         name = self.node("SpaceToDepth", [x.name], blocksize=2)
         name = self.node("Gather", [name, self.constant(order)], axis=1)
-        return Value(name, *(v.repeat(4) for v in (x.low, x.high, x.bits)))
+        return Value(name, x.low.repeat(4), x.high.repeat(4), x.bits.repeat(4))
 
     def doubled(self, x: Value) -> Value:
         """Every pixel as 2 x 2."""

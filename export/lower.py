@@ -101,7 +101,7 @@ class Lowering(fx.Interpreter):
         weights = weights.reshape(module.weight.shape)
         return self.exact.conv(self.layer, x, weights, biases, scales, grids(module.targets), **shape)
 
-    def integers(self, module: ExactLayer) -> list[Integers]:
+    def integers(self, module: ExactLayer) -> tuple[Integers, Integers, Integers]:
         """A layer's weights (out, weights of a row), biases and the exponents of their scales (out,)."""
         with torch.no_grad():
             exponents = module.scale_bits()
@@ -113,7 +113,8 @@ class Lowering(fx.Interpreter):
             unit = torch.exp2(exponents)
             weight = (module.effective() * (module.steps * unit[:, None])).round()
             bias = (module.bias * unit).round()
-        return [t.to(torch.int64).cpu().numpy() for t in (weight, bias, exponents)]
+        weights, biases, scales = (t.to(torch.int64).cpu().numpy() for t in (weight, bias, exponents))
+        return weights, biases, scales
 
     def table(self, module: Table, x: Value) -> Value:
         """A lookup."""

@@ -281,9 +281,9 @@ class Excite(nn.Module):
 
 
 class EncoderCell(nn.Module):
-    """A residual cell of the bottom-up network (arXiv 2007.03898, figure 3b): two 3x3 convolutions, squeeze and excitation.
+    """A residual cell of the bottom-up network (arXiv 2007.03898, figure 3b), without its normalisation.
 
-    (N, width, H, W) on FEATURE's grid in and out.
+    Two 3x3 convolutions, squeeze and excitation. (N, width, H, W) on FEATURE's grid in and out.
     """
 
     def __init__(self, width: int, positions: int):

@@ -69,7 +69,10 @@ PAPER = VAEConfig(dense=1, hidden=500, latents=20)
 
 
 class Encoder(nn.Module):
-    """Pictures (N, 3, H, W) in units -> anchors (N, latents, h, w), and what moves posteriors (N, 3 * latents, h, w)."""
+    """Pictures (N, 3, H, W) in units -> anchors (N, latents, h, w) of posteriors, and what moves them.
+
+    The latter is (N, 3 * latents, h, w): gates, offsets, changes.
+    """
 
     def __init__(self, c: VAEConfig):
         super().__init__()
@@ -91,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (N, latents, h, w) in units -> features of every pixel (N, width, H, W), and base predictions of colors."""
+    """Latents (N, latents, h, w) in units -> features of pixels (N, width, H, W), and base predictions of colors."""
 
     def __init__(self, c: VAEConfig):
         super().__init__()
@@ -209,7 +212,10 @@ class Prior(nn.Module):
 
 
 class VAE(nn.Module):
-    """Negative evidence lower bounds of tiles (3, batch, height, width) of gray levels, in bits a sub-pixel (batch,)."""
+    """Negative evidence lower bounds of tiles (3, batch, height, width), in bits a sub-pixel (batch,).
+
+    Heights and widths are multiples of a block; with dense parts they are the tile's side.
+    """
 
     def __init__(self, config: VAEConfig | None = None):
         super().__init__()

@@ -24,7 +24,7 @@ BITS_BACK = [card.name for card in CARDS if card.family in codecs.BITS_BACK]
 @pytest.fixture(scope="module")
 def coast() -> Pixels:
     """A photograph, (312, 416, 3)."""
-    return formats.read_image(COAST).pixels
+    return formats.read_image(COAST).pixels.astype(np.uint8)
 
 
 @pytest.fixture(scope="module", params=NAMES)
