@@ -113,9 +113,8 @@ class Network:
     def color(self, color: int, known: Known, innovations: Array) -> Array:
         """Mean, scale and shape (3, n) of color 1 (red) or 2 (blue), given the innovations of those before."""
         stage = ("red", "blue")[color - 1]
-        return self.model.call(stage, known.hidden, innovations, known.banks[color - 1], known.base[color : color + 1])[
-            0
-        ]
+        bank, base = known.banks[color - 1], known.base[color : color + 1]
+        return self.model.call(stage, known.hidden, innovations, bank, base)[0]
 
     def walk(self, width: int, lanes: int) -> Walk:
         """A way through tiles of which nothing is known."""

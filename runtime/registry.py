@@ -140,6 +140,17 @@ MODELS: tuple[ModelCard, ...] = (
         paper="arXiv 1807.03039",
         aliases=("glow", "glow-base"),
     ),
+    ModelCard(
+        name="vae-base.1",
+        wire_id=21,
+        sha256="78b9d2ba045b9ff601d3970955a5ef567585ea1878c039c578d855955bf9f8f7",
+        file=WEIGHTS / "vae-base.1.onnx",
+        summary="lossless: a VAE with one layer of latents, coded by bits-back",
+        licence="Apache-2.0",
+        data=PHOTOGRAPHS,
+        paper="arXiv 1312.6114",
+        aliases=("vae", "vae-base"),
+    ),
 )
 
 
