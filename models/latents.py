@@ -123,6 +123,7 @@ class Residual(nn.Module):
         with torch.no_grad():
             self.conv.weight.mul_(0.02)
             if anchored:
+                self.conv.weight[: 2 * latents] = 0
                 self.conv.bias[:latents] = 1.0
                 self.conv.bias[2 * latents :] = (scale + 0.5) / 8
 

@@ -21,6 +21,8 @@ from gencodec.runtime.registry import ModelCard, find_model
 from gencodec.runtime.session import open_session, provider_of
 
 Array = NDArray[np.float32]
+EMPTY = {rank: np.zeros((0,) * rank, np.float32) for rank in (2, 4)}
+"""What inputs are given that a graph does not use, by their number of axes."""
 
 
 class Model:
@@ -89,11 +91,19 @@ class Model:
         return self.session(stage).run(None, inputs)  # type: ignore[return-value]
 
     @cached_property
-    def stages(self) -> dict[str, tuple[int, int, int]]:
-        """Number, inputs and outputs of every graph by its name, as `gencodec.export.stages` wrote them."""
+    def stages(self) -> dict[str, tuple[int, list[str], list[str], list[str]]]:
+        """Number, inputs, others' inputs and outputs of every graph by its name (`gencodec.export.stages`).
+
+        A session wants the inputs of all graphs, be they the graph's own or not.
+        """
         try:
             table = json.loads(self.file.metadata["gencodec.stages"])
-            return {e["name"]: (i, int(e["inputs"]), int(e["outputs"])) for i, e in enumerate(table)}
+            names = [f"in{i}" for i in range(max(int(entry["inputs"]) for entry in table))]
+            found = {}
+            for number, entry in enumerate(table):
+                own, outputs = int(entry["inputs"]), [f"out{i}" for i in range(int(entry["outputs"]))]
+                found[entry["name"]] = (number, names[:own], names[own:], outputs)
+            return found
         except (KeyError, ValueError, TypeError) as error:
             raise InvalidFile(f"the model {self.card.name} does not say which graphs it has") from error
 
@@ -101,12 +111,10 @@ class Model:
         """The outputs of the graph called `stage`, float32 arrays of integers like its inputs. Raises `InvalidFile`."""
         if stage not in self.stages:
             raise InvalidFile(f"the model {self.card.name} has no graph {stage}")
-        number, inputs, outputs = self.stages[stage]
-        most = max(n for _, n, _ in self.stages.values())
-        nothing = np.zeros((0,) * arrays[0].ndim, np.float32)
-        given = (*arrays, *[nothing] * (most - inputs))  # a session wants the inputs of all graphs
-        names = {f"in{i}": array for i, array in enumerate(given)}
-        return self.session(number).run([f"out{i}" for i in range(outputs)], names)  # type: ignore[return-value]
+        number, inputs, others, outputs = self.stages[stage]
+        given = dict(zip(inputs, arrays, strict=True))
+        given.update(dict.fromkeys(others, EMPTY[arrays[0].ndim]))
+        return self.session(number).run(outputs, given)  # type: ignore[return-value]
 
     def session(self, stage: int) -> ort.InferenceSession:
         """The session of one of the model's graphs: of the file with its constant `stage` set to that number."""

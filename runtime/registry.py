@@ -151,6 +151,17 @@ MODELS: tuple[ModelCard, ...] = (
         paper="arXiv 1312.6114",
         aliases=("vae", "vae-base"),
     ),
+    ModelCard(
+        name="nvae-base.1",
+        wire_id=22,
+        sha256="e6ebb721ea4254c954c770bbd1f9b3410109317d54952e4472a4053575d688b7",
+        file=WEIGHTS / "nvae-base.1.onnx",
+        summary="lossless: NVAE, a hierarchy of latent groups, coded by bits-back",
+        licence="Apache-2.0",
+        data=PHOTOGRAPHS,
+        paper="arXiv 2007.03898",
+        aliases=("nvae", "nvae-base"),
+    ),
 )
 
 

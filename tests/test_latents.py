@@ -59,7 +59,7 @@ def test_normal_masses_add_up_to_one(mean: float, scale: float) -> None:
 
 def test_normal_masses_are_those_of_the_first_shape() -> None:
     levels = torch.arange(256.0)
-    for mean, scale in ((70.2, 24.0), (128.0, 40.0), (0.3, 30.0)):
+    for mean, scale in ((70.2, 24.0), (0.3, 30.0)):
         like = torch.zeros(256)
         coded = LatentShapes().bits(levels, like + mean, like + scale, like)
         pure = normal_bits(levels, like + mean, like + scale)
@@ -107,12 +107,13 @@ def test_without_a_residual_the_posterior_is_the_prior(exact: bool) -> None:
 
 def test_a_posterior_that_is_the_prior_costs_nothing() -> None:
     torch.manual_seed(3)
-    prior = rows(64, shape=0.0)
+    prior = rows(64)
     account = Account(LatentShapes(), True)
     account.draw(prior, Posterior()(prior, torch.zeros(1, 128, 2, 2)))
-    drawn_bits = float(account.drawn())
-    assert drawn_bits > 500
-    assert abs(float(account.bits())) < 0.02 * drawn_bits  # the least shares of coded levels
+    with torch.no_grad():
+        taken, net = float(account.drawn()), float(account.bits())
+    assert taken > 500
+    assert abs(net) < 0.02 * taken  # what the least shares of coded levels cost
 
 
 def test_residuals_are_relative_to_the_prior() -> None:
@@ -143,8 +144,8 @@ def test_anchored_residuals_begin_at_the_anchor(scale: int) -> None:
     prior, anchor = rows(6), (torch.rand(1, 6, 2, 2) * 128).round() / 16 - 4
     residual = Residual([(9, HIDDEN)], 6, anchored=True, scale=scale)(torch.rand(1, 9, 2, 2))
     d = Distribution.of(Posterior()(prior, residual, anchor), False)
-    assert float((d.mean - 16 * (anchor + 8)).abs().max()) < 2
-    assert float((d.scale - scale).abs().max()) < 2
+    torch.testing.assert_close(d.mean, 16 * (anchor + 8), atol=1e-3, rtol=0)
+    assert float((d.scale - scale).abs().max().detach()) < 2
 
 
 def test_free_residuals_begin_near_the_prior() -> None:
@@ -152,7 +153,7 @@ def test_free_residuals_begin_near_the_prior() -> None:
     prior = rows(6)
     residual = Residual([(9, HIDDEN)], 6, anchored=False)(torch.rand(1, 9, 2, 2))
     assert residual.shape == (1, 12, 2, 2)
-    assert float((Posterior()(prior, residual) - prior).abs().max()) < 0.2
+    assert float((Posterior()(prior, residual) - prior).detach().abs().max()) < 0.2
 
 
 def test_an_account_sums_each_picture() -> None:
@@ -161,13 +162,13 @@ def test_an_account_sums_each_picture() -> None:
     row[0, 1], row[1, 1] = 3.0, 5.0  # a wider second picture
     account = Account(shapes, True)
     account.pay(x, row)
-    bits = account.bits()
+    bits = account.bits().detach()
     one = shapes.bits(torch.tensor([128.0]), torch.tensor([128.0]), torch.tensor([24.0]), torch.tensor([0.0]))
     assert bits.shape == (2,)
-    assert float(bits[0]) == pytest.approx(16 * float(one), rel=1e-5)
+    assert float(bits[0]) == pytest.approx(16 * float(one.detach()), rel=1e-5)
     assert bits[1] > bits[0]
     account.pay(x, row, weight=0.5)
-    torch.testing.assert_close(account.bits(), 1.5 * bits)
+    torch.testing.assert_close(account.bits().detach(), 1.5 * bits)
 
 
 def test_later_colors_begin_with_seven_tenths_of_the_innovation() -> None:

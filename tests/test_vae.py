@@ -36,8 +36,8 @@ def test_the_transform_is_undone(scale: int) -> None:
 def test_the_transform_keeps_the_low_frequencies(slopes: Tensor) -> None:
     x = in_pictures(slopes)
     smooth = torch.nn.functional.avg_pool2d(x, 8).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    y = torch.nn.functional.conv2d(smooth, cosines(3, 3, inverse=False), stride=8)
-    z = torch.nn.functional.conv2d(y, cosines(3, 3, inverse=True))
+    y = torch.nn.functional.conv2d(smooth, cosines(3, 6, inverse=False), stride=8)
+    z = torch.nn.functional.conv2d(y, cosines(3, 6, inverse=True))
     for _ in range(3):
         z = torch.nn.functional.pixel_shuffle(z, 2)
     torch.testing.assert_close(z, smooth, atol=1e-4, rtol=1e-4)
@@ -54,21 +54,22 @@ def test_every_tile_has_a_cost_and_every_parameter_a_gradient(config: VAEConfig,
     assert float(bits.min()) > 0
     bits.mean().backward()
     for name, parameter in vae.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
 
 
 @both
 def test_a_few_steps_lower_the_bound(config: VAEConfig, slopes: Tensor) -> None:
     torch.manual_seed(2)
     vae, x = VAE(config), tiles(slopes)
-    optimizer, losses = Soap(vae.parameters(), lr=1e-2), []
-    for _ in range(25):
-        loss = vae(x).mean()
+    optimizer, bounds = Soap(vae.parameters(), lr=1e-2), []
+    for _ in range(13):
+        bound = vae(x).mean()
         optimizer.zero_grad()
-        loss.backward()
+        bound.backward()
         optimizer.step()
-        losses.append(float(loss.detach()))
-    assert sum(losses[-5:]) / 5 < 0.9 * losses[0]
+        bounds.append(float(bound.detach()))
+    assert bounds[-1] < 0.97 * bounds[0]
 
 
 def test_the_integer_network_is_near_the_smooth_one(slopes: Tensor) -> None:
