@@ -134,8 +134,8 @@ class Moved:
     first: int = 0
     step: int = 1
     anchor: Place | int | None = None
-    narrow: int | None = None
-    """The largest scale index of a narrow posterior, whose means are whole levels."""
+    widest: int = LAST_SCALE
+    """The largest scale index."""
 
     def posterior(self, prior: Row, seen: Seen) -> Row:
         """The posterior's row (arXiv 2007.03898, section 3.2)."""
@@ -147,11 +147,8 @@ class Moved:
             away = self.anchored(seen) - prior.mean
             offset = offset + np.clip((gate * away) >> GATE_BITS, -LAST_MEAN, LAST_MEAN)
             change = change - np.clip((gate * prior.scale) >> GATE_BITS, -LAST_SCALE, LAST_SCALE)
-        mean, widest = prior.mean + offset, LAST_SCALE
-        if self.narrow is not None:
-            mean, widest = (mean + STEPS // 2) // STEPS * STEPS, self.narrow
-        scale = np.clip(prior.scale + change, 0, widest)
-        return Row(np.clip(mean, 0, LAST_MEAN), scale, np.zeros_like(prior.shape))
+        mean = np.clip(prior.mean + offset, 0, LAST_MEAN)
+        return Row(mean, np.clip(prior.scale + change, 0, self.widest), np.zeros_like(prior.shape))
 
     def anchored(self, seen: Seen) -> Index:
         """The anchors, as means."""

@@ -86,15 +86,12 @@ class Posterior(nn.Module):
 
     With everything zero it is the prior, if that is of the first shape, as the posterior is; a gate of one puts it at
     the anchor, a value that the picture gives. Without an anchor there is no gate.
-
-    A narrow posterior is for latents that are to be what its mean says: rounding latents straight through hides from
-    the gradient what it costs when they jump to a neighboring level, so that training would widen it to no avail.
     """
 
-    def __init__(self, narrow: int | None = None):
-        """`narrow`: the largest scale index of a narrow posterior, whose means are whole levels."""
+    def __init__(self, widest: int = SCALES - 1):
+        """`widest`: the largest scale index."""
         super().__init__()
-        self.narrow, self.exact = narrow, False
+        self.widest, self.exact = widest, False
         self.shift, self.change = Snap(MEAN), Snap(CHANGE)
 
     def forward(self, prior: Tensor, residual: Tensor, anchor: Tensor | None = None) -> Tensor:
@@ -109,12 +106,10 @@ class Posterior(nn.Module):
             gate, offset, change = residual.chunk(3, 1)
             offset = self.shift(gate * (anchor - mean)) + offset
             change = change - self.change(gate * spread)
-        mean = mean + offset
-        if self.narrow is not None:
-            mean = floor_through(mean * LEVELS + 0.5) / LEVELS
-        widest = SCALES - 1 if self.narrow is None else self.narrow
-        spread = torch.clamp(spread + change, 0, (widest if self.exact else widest + 0.5) / 8)
-        return torch.cat([clipped_mean(mean), spread, torch.zeros_like(shape)], 1)
+        mean = clipped_mean(mean + offset)
+        most = self.widest if self.exact else self.widest + 0.5
+        spread = torch.clamp(spread + change, 0, most / 8)
+        return torch.cat([mean, spread, torch.zeros_like(shape)], 1)
 
 
 class Residual(nn.Module):
@@ -206,12 +201,12 @@ class Color(nn.Module):
 class Colors(nn.Module):
     """The three colors of pixels or of latents like them, one after the other, and how posteriors follow."""
 
-    def __init__(self, features: int, bank: int, hidden: int, narrow: int | None = None):
-        """`narrow`: that of latents' posteriors."""
+    def __init__(self, features: int, bank: int, hidden: int, widest: int = SCALES - 1):
+        """`widest`: the largest scale index of posteriors."""
         super().__init__()
         self.bank = bank
         self.each = nn.ModuleList(Color(features, bank, earlier, hidden) for earlier in range(3))
-        self.posterior = Posterior(narrow)
+        self.posterior = Posterior(widest)
 
     def forward(self, features: Tensor, predictions: Tensor, color: int, innovations: list[Tensor]) -> Tensor:
         """The row of one color, given the innovations (N, 1, H, W) of those before it.

@@ -258,17 +258,17 @@ def test_posteriors_are_those_of_the_network() -> None:
     gate[0, 0], gate[0, 1], change[0, 1] = 256, 0, 0
     prior = torch.from_numpy(np.concatenate([(mean - 2048) / 256, scale / 8, 0 * scale], 1)).float()
     residual = torch.from_numpy(np.concatenate([gate / 256, offset / 256, change / 8], 1)).float()
-    for narrow in (None, 3):
-        posterior = Posterior(narrow)
+    for widest in (63, 3):
+        posterior = Posterior(widest)
         set_exact(posterior, True)
         expected = posterior(prior, residual, torch.from_numpy((anchor - 128) / 16).float())
         seen = cast(Seen, SimpleNamespace(features=[(16 * anchor - 2048).astype(np.float32)]))
-        moved = Moved(lambda _: np.concatenate([gate, offset, change], 1), anchor=0, narrow=narrow)
+        moved = Moved(lambda _: np.concatenate([gate, offset, change], 1), anchor=0, widest=widest)
         row = moved.posterior(Row(mean, scale, np.zeros_like(scale)), seen)
         m, s, _ = expected.chunk(3, 1)
         np.testing.assert_array_equal(row.mean, (m * 256 + 2048).numpy())
         np.testing.assert_array_equal(row.scale, (s * 8).numpy())
-        assert row.scale.max() <= (63 if narrow is None else narrow)
+        assert row.scale.max() <= widest
 
 
 def test_places_are_pixels_of_a_lattice() -> None:
