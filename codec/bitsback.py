@@ -219,7 +219,7 @@ def decode_chain(chain: Chain, pixels: Pixels, grid: Grid, tiles: range, codec: 
     seed = seed_of(stack.to_bytes(), chain.seed)
     colors = pixels.shape[2]
     strip = ordinary.decode(Coder(chain.coder), seed, ordinary.Shape(end * grid.tile, grid.tile, colors, 1))
-    content = strip.reshape(end, grid.tile, grid.tile, colors).transpose(0, 3, 1, 2)
+    content = strip.astype(np.uint8).reshape(end, grid.tile, grid.tile, colors).transpose(0, 3, 1, 2)
     grid.paste(pixels, tiles[:end], content[:, CODING_ORDER] if colors == 3 else content)
 
 

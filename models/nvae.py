@@ -316,8 +316,7 @@ def predictor(
 def balance(conv: ExactConv, gain: float) -> None:
     """Scale weights by `gain`, and begin with zero sums over the neighborhood: blind to its brightness."""
     with torch.no_grad():
-        conv.weight -= conv.weight.mean((2, 3), keepdim=True)
-        conv.weight *= gain
+        conv.weight.sub_(conv.weight.mean((2, 3), keepdim=True)).mul_(gain)
 
 
 class LatticeScale(nn.Module):
@@ -477,7 +476,7 @@ class Norms(nn.Module):
             self.register_buffer(f"direction{i}", torch.ones(conv.out_features))
 
     def forward(self) -> Tensor:
-        total = torch.zeros((), device=self.direction0.device)
+        total = torch.zeros((), device=self.convs[0][0].weight.device)
         for i, conv in enumerate(self.convs[0]):
             matrix, left = conv.weight.flatten(1), getattr(self, f"direction{i}")
             with torch.no_grad():

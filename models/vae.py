@@ -112,7 +112,7 @@ class Decoder(nn.Module):
         self.snapped = Snap(HIDDEN)
         with torch.no_grad():
             self.synthesis.weight.copy_(cosines(c.scale, c.latents, inverse=True))
-            self.seen.weight -= self.seen.weight.mean((2, 3), keepdim=True)
+            self.seen.weight.sub_(self.seen.weight.mean((2, 3), keepdim=True))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         base = self.synthesis(z)
@@ -242,5 +242,6 @@ class VAE(nn.Module):
         if self.config.dense:
             account.pay(pixels, self.decoder(z))
         else:
-            self.colors.coded(*self.decoder(z), pixels, None, account)
+            features, predictions = self.decoder(z)
+            self.colors.coded(features, predictions, pixels, None, account)
         return account

@@ -240,7 +240,7 @@ def test_pictures_are_decoded_from_their_latents(name: str, models: dict[str, Mo
     error, spread = np.square(decoded - tiles).mean(), np.square(mean - tiles).mean()
     # perceptrons and free groups know little after so few steps
     assert error < (0.2 if name in ("vae", "lattice") else 3) * spread
-    halfway = codec.decoded([(z[:3] + z[3:]) / 2 for z in latents])
+    halfway = codec.decoded([(z[:3] + z[3:]) // 2 for z in latents])
     assert halfway.shape == (3, 3, SIDE, SIDE)
     if name in ("vae", "lattice"):
         middle = (tiles[:3].astype(float) + tiles[3:]) / 2
