@@ -178,7 +178,7 @@ def test_later_colors_begin_with_seven_tenths_of_the_innovation() -> None:
         red.head.weight.zero_()
     predictions = torch.tensor([0.5, 1.0, -0.5, 2.0]).view(1, 4, 1, 1)
     row = red(torch.rand(1, 8, 1, 1), predictions)
-    assert float(row[0, 0]) == pytest.approx(0.5 + 0.5 * (1.0 - 0.5) + 0.7 * 2.0)
+    assert float(row[0, 0].detach()) == pytest.approx(0.5 + 0.5 * (1.0 - 0.5) + 0.7 * 2.0)
 
 
 @pytest.mark.parametrize("positions", [0, 64])
