@@ -1,19 +1,16 @@
 """NVAE (Vahdat & Kautz 2020, arXiv 2007.03898): a hierarchy of latent groups, bottom-up and top-down.
 
 A bottom-up network reads the picture at every scale. From the top down, each group of latents has a prior that the
-state of the top-down network gives; what is drawn from the posterior goes into the state. There are two kinds of groups:
+state of the top-down network gives, and a residual normal posterior that the picture's features move; what is drawn
+goes into the state. There are two kinds of groups:
 
-    free groups      at the coarsest strides, with residual normal posteriors that the bottom-up features move,
-                     as in the paper
-    lattice groups   pixels of ever finer lattices, a group a color: their posteriors are points, their priors what
-                     makes the model good, and what they cost is their prior alone
+    free groups      latents of any meaning, at the coarsest strides, as in the paper
+    lattice groups   latents that begin as the picture's own pixels on ever finer lattices, one group a color
 
 At the scale of stride 2s, pixels of even rows and columns of the lattice with stride s are known (A). The groups of
 odd rows and columns (D), and of odd columns or rows only (B, C), follow and complete that lattice. At the finest scale
-B and C are no latents any more, but pixels under the likelihood.
-
-Lattice groups with posteriors of their own, normal and narrow at first, were worse: rounding latents straight through
-hides from the gradient what a jump to a neighboring level costs, so that they widened to no avail.
+B and C are pixels and no latents, and the likelihood closes the gap between the others and the picture. Posteriors
+of lattice groups begin so narrow that the evidence lower bound is nearly tight, and are free to widen.
 
 Clipped rectifiers stand for swish, and nothing for batch normalisation, which integers do not need; the penalty on
 large spectral norms (section 3.3 of the paper) is kept.
@@ -31,6 +28,7 @@ from gencodec.models.latents import (
     FEATURE,
     HIDDEN,
     MEAN,
+    NARROW,
     PIXEL,
     SIGNED,
     SPREAD,
@@ -73,6 +71,8 @@ class NVAEConfig:
     """Features, and cells before D and before B and C, of the finest lattice."""
     expansion: int = 2
     kernel: int = 3
+    narrow: int = 3
+    """Largest scale index of lattice groups' posteriors: a tenth of a level."""
     bank: int = 4
     """Linear predictions that a color chooses among."""
     color_hidden: int = 24
@@ -107,24 +107,28 @@ PAPER = NVAEConfig(
 
 
 class Tower(nn.Module):
-    """The bottom-up network: pictures (N, 3, H, W) in units -> features for every free group, the finest first."""
+    """The bottom-up network: pictures (N, 3, H, W) in units -> features for every scale's posteriors.
+
+    One array a lattice scale, then one a free group; finest first.
+    """
 
     def __init__(self, c: NVAEConfig):
         super().__init__()
         width, side = c.encoder, c.tile // 2
-        self.ends = nn.Sequential(*(EncoderCell(width // 2, c.tile**2) for _ in range(c.ends - 1)))
+        self.ends = nn.ModuleList(EncoderCell(width // 2, c.tile**2) for _ in range(max(0, c.ends - 1)))
         if c.ends:
             self.stem = ExactConv([(3, PIXEL)], [(width // 2, FEATURE)])
             self.down = ExactConv([(width // 2, FEATURE)], [(width, FEATURE)], stride=2)
         else:
             self.stem, self.down = ExactConv([(12, PIXEL)], [(width, FEATURE)]), None
-        self.scales, self.steps = nn.ModuleList(), nn.ModuleList()
-        for scale, count in enumerate([0] * c.lattice + list(c.groups)):
-            if scale:
+        self.scales = nn.ModuleList()
+        self.steps = nn.ModuleList()
+        for count in [1] * c.lattice + list(c.groups):
+            if len(self.scales):
                 self.steps.append(ExactConv([(width, FEATURE)], [(width, FEATURE)], stride=2))
+                side //= 2
             takers = (
-                nn.Sequential(*(EncoderCell(width, (side >> scale) ** 2) for _ in range(c.encoder_cells)))
-                for _ in range(count)
+                nn.Sequential(*(EncoderCell(width, side**2) for _ in range(c.encoder_cells))) for _ in range(count)
             )
             self.scales.append(nn.ModuleList(takers))
 
@@ -132,7 +136,10 @@ class Tower(nn.Module):
         if self.down is None:
             r = self.stem(F.pixel_unshuffle(x, 2))
         else:
-            r = self.down(self.ends(self.stem(x)))
+            r = self.stem(x)
+            for cell in self.ends:
+                r = cell(r)
+            r = self.down(r)
         taken = []
         for i, scale in enumerate(self.scales):
             r = self.steps[i - 1](r) if i else r
@@ -169,7 +176,7 @@ class FreeGroup(nn.Module):
     def __init__(self, c: NVAEConfig, cells: int, positions: int):
         super().__init__()
         self.prior = FreePrior(c, cells, positions)
-        self.residual = Residual([(c.width, HIDDEN), (c.encoder, FEATURE)], c.latents, 3)
+        self.residual = Residual([(c.width, HIDDEN), (c.encoder, FEATURE)], c.latents, 3, anchored=False)
         self.combine = ExactConv([(c.width, HIDDEN), (c.latents, PIXEL)], [(c.width, HIDDEN)], 1)
         self.posterior = Posterior()
 
@@ -272,6 +279,21 @@ class Leave(nn.Module):
         return self.mixed(torch.cat([f, seen], 1))
 
 
+class Copies(nn.Module):
+    """The state of the finest scale, and its latents A and D (N, 6, H, W) -> rows (N, 18, H, W) of those pixels."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.head = ExactConv([(width, HIDDEN)], [(6, MEAN), (6, SPREAD)], 1)
+        with torch.no_grad():
+            self.head.weight.mul_(0.02)
+            self.head.bias[6:] = (NARROW + 0.5) / 8
+
+    def forward(self, f: Tensor, latents: Tensor) -> Tensor:
+        offset, spread = self.head(f).chunk(2, 1)
+        return torch.cat([clipped_mean(latents + offset), spread, torch.clamp(spread, 0, 0)], 1)
+
+
 def predictor(
     sources: int, bank: int, kernel: int, *near: dict[tuple[int, int], float], weight_bits: int = 14
 ) -> ExactConv:
@@ -305,21 +327,36 @@ class LatticeScale(nn.Module):
         super().__init__()
         self.enter = Enter(c, source, width, cells[0], side**2)
         self.middle = Middle(c, width, cells[1], side**2)
-        self.first, self.right, self.below = (Colors(width, c.bank, c.color_hidden) for _ in "DBC")
-        self.leave = None if finest else Leave(width)
+        self.first, self.right, self.below = (Colors(width, c.bank, c.color_hidden, c.narrow) for _ in "DBC")
+        sources = [(width, HIDDEN), (c.encoder, FEATURE)]
+        self.first_residual = Residual(sources, 3, anchored=True)
+        self.second_residual = None if finest else Residual(sources, 6, anchored=True)
+        self.last = Copies(width) if finest else Leave(width)
 
-    def forward(self, pixels: list[Tensor], h: Tensor, account: Account) -> Tensor:
-        """The state after the scale, accounting the cost of D, B and C.
+    def forward(
+        self, a: Tensor, h: Tensor, pixels: list[Tensor], features: Tensor, account: Account
+    ) -> tuple[Tensor, Tensor]:
+        """Latents of the next finer lattice (N, 3, 2H, 2W) and the state, costing what is coded.
 
-        `pixels` are the picture's at A, B, C and D, each (N, 3, H, W).
+        `pixels` are the picture's own at A, B, C and D, each (N, 3, H, W).
         """
-        a, b, c, d = pixels
         f, predictions = self.enter(F.pad(a, (1, 2, 1, 2), mode="replicate"), h)
-        surprise = F.pad(self.first(f, predictions, d, account), (1, 1, 1, 1))
+        residual = self.first_residual(torch.cat([f, features], 1))
+        d, surprise = self.first.coded(f, predictions, pixels[3], residual, account)
         around = F.pad(torch.cat([a, d], 1), (1, 1, 1, 1), mode="replicate")
-        f, right, below = self.middle(f, torch.cat([around, surprise], 1))
-        surprises = [self.right(f, right, b, account), self.below(f, below, c, account)]
-        return f if self.leave is None else self.leave(f, torch.cat([b, c, *surprises], 1))
+        f, right, below = self.middle(f, torch.cat([around, F.pad(surprise, (1, 1, 1, 1))], 1))
+        residuals: list[Tensor | None] = [None, None]
+        if self.second_residual is not None:
+            residual = self.second_residual(torch.cat([f, features], 1))
+            residuals = [torch.cat([residual[:, i : i + 3] for i in (s, s + 6, s + 12)], 1) for s in (0, 3)]
+        b, surprise_b = self.right.coded(f, right, pixels[1], residuals[0], account)
+        c, surprise_c = self.below.coded(f, below, pixels[2], residuals[1], account)
+        if isinstance(self.last, Copies):
+            latents = torch.cat([a, d], 1)
+            account.pay(torch.cat([pixels[0], pixels[3]], 1), self.last(f, latents))
+            return a, f
+        finer = F.pixel_shuffle(torch.stack([a, b, c, d], 2).flatten(1, 2), 2)
+        return finer, self.last(f, torch.cat([b, c, surprise_b, surprise_c], 1))
 
 
 # the whole
@@ -361,7 +398,8 @@ class NVAE(nn.Module):
             for i, (scale, count) in enumerate(zip(c.free, reversed(c.groups), strict=True))
         )
         if c.lattice:
-            self.root, self.root_colors = Root(c), Colors(c.width, 0, c.color_hidden)
+            self.root, self.root_colors = Root(c), Colors(c.width, 0, c.color_hidden, c.narrow)
+            self.root_residual = Residual([(c.width, HIDDEN), (c.encoder, FEATURE)], 3, anchored=True)
             self.coarse = LatticeScale(c, c.width, c.width, (c.cells, c.cells), 0, finest=False)
             self.fine = LatticeScale(c, c.width, c.fine_width, c.fine_cells, c.tile // 2, finest=True)
         else:
@@ -384,9 +422,9 @@ class NVAE(nn.Module):
         for scale in self.free:
             h = scale(h, features, account, weight)
         if self.config.lattice:
-            self.lattices(h, pixels, account)
+            self.lattices(h, pixels, features, account)
         else:
-            self.colors(*self.pixels(h), pixels, account)
+            self.likelihood(h, pixels, account)
         return account
 
     def beginning(self, pixels: Tensor) -> Tensor:
@@ -395,16 +433,27 @@ class NVAE(nn.Module):
         batch, _, height, width = pixels.shape
         return self.snapped(self.start)[None, :, None, None].expand(batch, -1, height >> scale, width >> scale)
 
-    def lattices(self, h: Tensor, pixels: Tensor, account: Account) -> None:
-        """Cost of all pixels, from the coarsest lattice to the finest."""
-        scales, known = [], pixels
+    def lattices(self, h: Tensor, pixels: Tensor, features: list[Tensor], account: Account) -> None:
+        """Cost of the lattice groups and of the pixels that no latent stands for."""
+        parts = [pixels]
         for _ in range(self.config.lattice):
-            scales.append([known[:, :, i::2, j::2] for i in range(2) for j in range(2)])
-            known = scales[-1][0]
-        self.root_colors(*self.root(h), known, account)
-        for quarters in reversed(scales[1:]):
-            h = self.coarse(quarters, h, account)
-        self.fine(scales[0], h, account)
+            known = parts[-1] if len(parts) == 1 else parts[-1][0]
+            parts.append([known[:, :, i::2, j::2] for i in range(2) for j in range(2)])  # type: ignore[arg-type]
+        a = self.rooted(h, parts[-1][0], features[-1], account)
+        for quarters, seen in zip(reversed(parts[2:]), reversed(features[1:]), strict=True):
+            a, h = self.coarse(a, h, quarters, seen, account)
+        self.fine(a, h, parts[1], features[0], account)
+
+    def rooted(self, h: Tensor, pixels: Tensor, features: Tensor, account: Account) -> Tensor:
+        """Latents of the coarsest lattice, where `pixels` (N, 3, H, W) are the picture's own."""
+        f, predictions = self.root(h)
+        residual = self.root_residual(torch.cat([f, features], 1))
+        return self.root_colors.coded(f, predictions, pixels, residual, account)[0]
+
+    def likelihood(self, h: Tensor, pixels: Tensor, account: Account) -> None:
+        """Cost of all pixels, where no lattice is."""
+        f, predictions = self.pixels(h)
+        self.colors.coded(f, predictions, pixels, None, account)
 
     def warmed(self) -> float:
         """The weight of the free groups' divergence, and one more step seen in training."""
