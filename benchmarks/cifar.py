@@ -19,14 +19,14 @@ from typing import Any
 import machine
 import numpy as np
 import sets
-from families import TITLES, insert, pairs, write
+from families import TITLES, pairs, write
 from numpy.typing import NDArray
+from report import insert
 
 from gencodec import runtime
 from gencodec.codec.bitsback import GROUP, RESERVE, words_of
-from gencodec.codec.codecs import BITS_BACK, codec_of, tile_codec
+from gencodec.codec.codecs import BITS_BACK, codec_of, planes_of, tile_codec
 from gencodec.codec.coder import IntervalCoder
-from gencodec.codec.generation import planes_of
 from gencodec.runtime import Model
 
 PAPERS = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,6 +21,7 @@ import numpy as np
 import sets
 from contenders import REFERENCE, Contender, contenders
 from numpy.typing import NDArray
+from report import insert
 
 import gencodec
 from gencodec import runtime
@@ -272,15 +272,6 @@ def cells(name: str, results: dict[str, Any]) -> list[str]:
     shares = [f"{found[key]:+.2%}" if key in found else "" for key in ("overhead", "exact_over_float")]
     seconds = [f"{found[key]:.1f}" for key in ("encode_seconds", "decode_seconds")]
     return [title, f"{found['bpsp_over_images']:.3f}", *ratios, *shares, *seconds]
-
-
-def insert(page: Path, mark: str, text: str) -> None:
-    """Replace what stands between a file's marks of a name. Raises SystemExit where it has none."""
-    marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-    content = page.read_text()
-    if not marked.search(content):
-        raise SystemExit(f"{page} has no <!-- {mark} --> and <!-- /{mark} -->")
-    page.write_text(marked.sub(lambda marks: marks[1] + text + marks[2], content))
 
 
 def write(results: dict[str, Any], output: Path | None) -> None:

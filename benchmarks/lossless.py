@@ -109,7 +109,7 @@ def main() -> None:
     else:
         print(text, end="")
     if args.readme:
-        report.insert(args.readme, results)
+        report.insert(args.readme, "results", report.markdown(results))
 
 
 if __name__ == "__main__":

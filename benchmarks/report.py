@@ -8,15 +8,14 @@ from typing import Any
 
 from contenders import REFERENCE
 
-MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 
-
-def insert(readme: Path, results: dict[str, Any]) -> None:
-    """Replace what stands between the marks of a file. Raises SystemExit where it has no marks."""
-    text = readme.read_text()
-    if not MARKED.search(text):
-        raise SystemExit(f"{readme} has no <!-- results --> and <!-- /results -->")
-    readme.write_text(MARKED.sub(lambda marks: marks[1] + markdown(results) + marks[2], text))
+def insert(page: Path, mark: str, text: str) -> None:
+    """Replace what stands between a file's marks of a name. Raises SystemExit where it has none."""
+    marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    content = page.read_text()
+    if not marked.search(content):
+        raise SystemExit(f"{page} has no <!-- {mark} --> and <!-- /{mark} -->")
+    page.write_text(marked.sub(lambda marks: marks[1] + text + marks[2], content))
 
 
 def markdown(results: dict[str, Any]) -> str:

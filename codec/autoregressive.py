@@ -7,7 +7,6 @@ of the model is what the decoder makes of random numbers. The byte layout is in 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,8 +20,6 @@ from gencodec.codec.coder import IntervalCoder, RandomCoder
 from gencodec.codec.network import Array
 from gencodec.codec.photo import (
     CODING_ORDER,
-    HEADER,
-    LENGTH,
     LOCKSTEP,
     Distribution,
     Encoded,
@@ -33,12 +30,13 @@ from gencodec.codec.photo import (
     Pixels,
     Progress,
     Tracker,
-    in_batches,
+    decoded,
+    packed,
     parsed,
     run_all,
 )
 from gencodec.codec.rows import Row
-from gencodec.codec.tables import Tables
+from gencodec.codec.tables import Tables, scale_shift
 from gencodec.codec.tiling import Box, Tiling
 from gencodec.errors import InvalidFile
 
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
 
 GROUP = 8
 """Greatest number of tiles, across and down, that share a stream."""
-SCALES_PER_OCTAVE = 6
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class AutoregressiveCodec:
         """At a `temperature` other than 1 the distributions are that much wider, to the next of the scales."""
         self.network = Network.of(model)
         self.tables = Tables(model.constant("shapes.cdf"), model.constant("shapes.rate"))  # type: ignore[arg-type]
-        self.wider = round(SCALES_PER_OCTAVE * math.log2(temperature))
+        self.wider = scale_shift(temperature)
 
     def distribution(self, rows: Array) -> Distribution:
         """From a network's output (3, n)."""
@@ -184,7 +181,7 @@ class AutoregressiveCodec:
         coders.restore(quantile - left, length)
         return level
 
-    def decode_groups(self, groups: list[Group], tiling: Tiling, pixels: Pixels, origin: Box, report: Progress) -> None:
+    def decode_groups(self, tiling: Tiling, groups: list[Group], pixels: Pixels, origin: Box, report: Progress) -> None:
         """Decode groups in lockstep into `pixels` (height, width, 1 or 3), whose first pixel is that of `origin`.
 
         Raises `InvalidFile` when a stream does not end where its pixels do.
@@ -254,10 +251,7 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
         return result
 
     coded = run_all(encode_group, len(groups), model.threads, tracker)
-    header = HEADER.pack(tiling.tile_width, tiling.tile_height, tiling.group_columns, tiling.group_rows)
-    streams = [stream for stream, _ in coded]
-    lengths = b"".join(LENGTH.pack(len(stream)) for stream in streams[:-1])
-    return Encoded(header + lengths + b"".join(streams), sum(bits for _, bits in coded))
+    return Encoded(packed(tiling, [stream for stream, _ in coded]), sum(bits for _, bits in coded))
 
 
 def decode(
@@ -273,25 +267,11 @@ def decode(
     `region` is (x, y, width, height); only groups of tiles that overlap it are decoded. Raises `InvalidFile`
     for damaged payloads.
     """
-    height, width, colors = shape
     codec = AutoregressiveCodec(model)
-    tiling, streams = parsed(payload, width, height)
+    tiling, streams = parsed(payload, shape[1], shape[0])
     check(tiling, codec.network.tile)
-    wanted = Box(*region) if region else Box(0, 0, width, height)
-    boxes = [(box, stream) for box, stream in zip(tiling.groups(), streams, strict=True) if box.overlaps(wanted)]
-    area = hull([box for box, _ in boxes])
-    groups = [Group(list(tiling.tiles(box)), stream) for box, stream in boxes]
-    pixels = np.empty((area.height, area.width, colors), np.uint8)
-    batches = in_batches(groups, model.threads)
-    tracker = Tracker(len(batches), progress)
-
-    def decode_batch(index: int) -> None:
-        codec.decode_groups(batches[index], tiling, pixels, area, partial(tracker.report, index))
-        tracker.report(index, 1.0)
-
-    run_all(decode_batch, len(batches), model.threads, tracker)
-    top, left = wanted.y - area.y, wanted.x - area.x
-    return np.ascontiguousarray(pixels[top : top + wanted.height, left : left + wanted.width])
+    decode_groups = partial(codec.decode_groups, tiling)
+    return decoded(decode_groups, tiling, streams, shape, model.threads, region, progress)
 
 
 def sample(model: Model, count: int, seed: int, temperature: float = 1.0) -> NDArray[np.uint8]:
@@ -305,9 +285,3 @@ def sample(model: Model, count: int, seed: int, temperature: float = 1.0) -> NDA
         for y, row in enumerate(codec.decode_rows(SampleCoders(coder, len(part)), lanes, 3)):
             part[:, y][..., CODING_ORDER] = row.transpose(2, 0, 1)
     return result
-
-
-def hull(boxes: list[Box]) -> Box:
-    """The least rectangle that holds all `boxes`."""
-    x, y = min(b.x for b in boxes), min(b.y for b in boxes)
-    return Box(x, y, max(b.x + b.width for b in boxes) - x, max(b.y + b.height for b in boxes) - y)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec import ordinary
-from gencodec.codec.codecs import tile_codec
+from gencodec.codec.codecs import pixels_of, planes_of, tile_codec
 from gencodec.codec.coder import IntervalCoder, Stack
 from gencodec.codec.container import Coder
 from gencodec.codec.photo import CODING_ORDER, Encoded, Progress, Tracker, run_all
@@ -168,7 +168,7 @@ def seeded(pixels: Pixels, grid: Grid, tiles: range, demand: float) -> tuple[int
     """How many tiles are coded directly, and how: as few as hold what the first group draws."""
     count = 1
     while True:
-        strip = grid.cut(pixels, tiles[:count])[:, [1, 0, 2]].transpose(0, 2, 3, 1).reshape(-1, grid.tile, 3)
+        strip = pixels_of(grid.cut(pixels, tiles[:count])).reshape(-1, grid.tile, 3)
         coded = ordinary.encode(np.ascontiguousarray(strip[..., : pixels.shape[2]]))
         if 8 * len(coded.payload) > RESERVE * demand or count == len(tiles):
             return count, coded
@@ -219,8 +219,8 @@ def decode_chain(chain: Chain, pixels: Pixels, grid: Grid, tiles: range, codec: 
     seed = seed_of(stack.to_bytes(), chain.seed)
     colors = pixels.shape[2]
     strip = ordinary.decode(Coder(chain.coder), seed, ordinary.Shape(end * grid.tile, grid.tile, colors, 1))
-    content = strip.astype(np.uint8).reshape(end, grid.tile, grid.tile, colors).transpose(0, 3, 1, 2)
-    grid.paste(pixels, tiles[:end], content[:, CODING_ORDER] if colors == 3 else content)
+    content = strip.astype(np.uint8).reshape(end, grid.tile, grid.tile, colors)
+    grid.paste(pixels, tiles[:end], planes_of(content) if colors == 3 else content.transpose(0, 3, 1, 2))
 
 
 def initial_bits(payload: bytes, width: int, height: int) -> int:

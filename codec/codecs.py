@@ -85,4 +85,14 @@ def sample(model: Model, count: int, seed: int, temperature: float = 1.0) -> Pix
         raise UsageError(f"the family {model.family} of the model {model.card.name} does not generate pictures")
     codec, coder = tile_codec(model, temperature), RandomCoder(seed)
     parts = [codec.pop(coder, min(BATCH, count - done)) for done in range(0, count, BATCH)]
-    return np.ascontiguousarray(np.concatenate(parts)[:, [1, 0, 2]].transpose(0, 2, 3, 1))
+    return pixels_of(np.concatenate(parts))
+
+
+def planes_of(pictures: Pixels) -> Pixels:
+    """Pictures (n, height, width, 3) of red, green, blue as (n, 3, height, width) of green, red, blue."""
+    return np.ascontiguousarray(pictures[..., [1, 0, 2]].transpose(0, 3, 1, 2))
+
+
+def pixels_of(planes: Pixels) -> Pixels:
+    """The pictures that `planes_of` turned."""
+    return np.ascontiguousarray(planes[:, [1, 0, 2]].transpose(0, 2, 3, 1))

@@ -26,7 +26,7 @@ from gencodec.codec.integerflow import (
     unsheared,
     unsqueezed,
 )
-from gencodec.codec.tables import Tables
+from gencodec.codec.tables import COLDEST, Tables, scale_shift
 from gencodec.errors import InvalidFile
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ SEEN = (-1024, 1023, 2)
 SHIFT_BITS = 4
 """Fractional bits of shifts and means."""
 SCALES = 64
-SCALES_PER_OCTAVE = 6
-COLDEST = 2.0**-10
 
 
 class Squeeze:
@@ -174,7 +172,7 @@ class FlowCodec:
         """Below 1, the `temperature` narrows the latents' distributions. Raises `InvalidFile`."""
         tables = Tables(model.constant("shapes.cdf"), model.constant("shapes.rate"))  # type: ignore[arg-type]
         self.model, self.density = model, Density(tables, FRACTION)
-        self.shift = round(SCALES_PER_OCTAVE * float(np.log2(max(temperature, COLDEST))))
+        self.shift = scale_shift(max(temperature, COLDEST))
         try:
             self.tile = int(model.config["tile"])
             self.steps = [self.step(entry) for entry in model.config["steps"]]

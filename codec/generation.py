@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from gencodec.codec import codecs
+from gencodec.codec.codecs import pixels_of, planes_of
 from gencodec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,16 +72,6 @@ def picture(image: Image, side: int) -> Pixels:
     top, left = (image.height - most) // 2, (image.width - most) // 2
     square = PillowImage.fromarray(np.ascontiguousarray(colors[top : top + most, left : left + most]))
     return np.asarray(square.resize((side, side), PillowImage.Resampling.LANCZOS))
-
-
-def planes_of(pictures: Pixels) -> Pixels:
-    """Pictures (n, height, width, 3) of red, green, blue as (n, 3, height, width) of green, red, blue."""
-    return np.ascontiguousarray(pictures[..., [1, 0, 2]].transpose(0, 3, 1, 2))
-
-
-def pixels_of(planes: Pixels) -> Pixels:
-    """The pictures that `planes_of` turned."""
-    return np.ascontiguousarray(planes[:, [1, 0, 2]].transpose(0, 2, 3, 1))
 
 
 def grid(pictures: Pixels, columns: int | None = None) -> Pixels:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec.coder import DRAWN, RUN, TOTAL, IntervalCoder, Stack, runs
-from gencodec.codec.tables import LEVELS, TOTAL_BITS, Tables
+from gencodec.codec.tables import COLDEST, LEVELS, TOTAL_BITS, Tables, scale_shift
 from gencodec.errors import InvalidFile
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ STEPS = 16
 """Steps of a mean in one level."""
 LAST_MEAN = STEPS * (LEVELS - 1)
 LAST_SCALE = 63
-SCALES_PER_OCTAVE = 6
-COLDEST = 2.0**-10
 GATE_BITS = 8
 
 
@@ -393,7 +391,7 @@ class LatentCodec:
         self.model = model
         cdf, rate = model.constant("shapes.cdf"), model.constant("shapes.rate")
         self.tables, self.normals = Tables(cdf, rate), Normals(cdf[:1], rate)  # type: ignore[arg-type]
-        shift = round(SCALES_PER_OCTAVE * float(np.log2(max(temperature, COLDEST))))
+        shift = scale_shift(max(temperature, COLDEST))
         try:
             self.network = NETWORKS[model.family](model, model.config["sizes"], shift)
             self.tile = self.network.tile

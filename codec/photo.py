@@ -303,10 +303,7 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    header = HEADER.pack(tiling.tile_width, tiling.tile_height, tiling.group_columns, tiling.group_rows)
-    # the last stream ends where the section does
-    lengths = b"".join(LENGTH.pack(len(stream)) for stream in streams[:-1])
-    return Encoded(header + lengths + b"".join(streams), bits)
+    return Encoded(packed(tiling, streams), bits)
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:
@@ -332,22 +329,37 @@ def decode(
     `region` is (x, y, width, height); only groups of tiles that overlap it are decoded. Raises `InvalidFile`
     for damaged payloads.
     """
+    tiling, streams = parsed(payload, shape[1], shape[0])
+    return decoded(PhotoCodec(model).decode_groups, tiling, streams, shape, model.threads, region, progress)
+
+
+def decoded(
+    decode_groups: Callable[[list[Group], Pixels, Box, Progress], None],
+    tiling: Tiling,
+    streams: list[bytes],
+    shape: tuple[int, int, int],
+    threads: int,
+    region: tuple[int, int, int, int] | None,
+    progress: Progress | None,
+) -> Pixels:
+    """The pixels of `shape`, or of `region`, of groups that `decode_groups` decodes batch by batch, on so many threads.
+
+    It takes groups, the pixels to fill, the box whose first pixel theirs is, and whom to tell the share done.
+    """
     height, width, colors = shape
-    tiling, streams = parsed(payload, width, height)
     wanted = Box(*region) if region else Box(0, 0, width, height)
     boxes = [(box, stream) for box, stream in zip(tiling.groups(), streams, strict=True) if box.overlaps(wanted)]
     area = _hull([box for box, _ in boxes])
     groups = [Group(list(tiling.tiles(box)), stream) for box, stream in boxes]
     pixels = np.empty((area.height, area.width, colors), np.uint8)
-    batches = in_batches(groups, model.threads)
+    batches = in_batches(groups, threads)
     tracker = Tracker(len(batches), progress)
-    codec = PhotoCodec(model)
 
     def decode_batch(index: int) -> None:
-        codec.decode_groups(batches[index], pixels, area, partial(tracker.report, index))
+        decode_groups(batches[index], pixels, area, partial(tracker.report, index))
         tracker.report(index, 1.0)
 
-    run_all(decode_batch, len(batches), model.threads, tracker)
+    run_all(decode_batch, len(batches), threads, tracker)
     top, left = wanted.y - area.y, wanted.x - area.x
     return np.ascontiguousarray(pixels[top : top + wanted.height, left : left + wanted.width])
 
@@ -393,6 +405,14 @@ def run_all(work: Callable[[int], T], count: int, threads: int, tracker: Tracker
             tracker.stopped = True
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def packed(tiling: Tiling, streams: list[bytes]) -> bytes:
+    """The payload of a tiling's groups, whose streams these are."""
+    header = HEADER.pack(tiling.tile_width, tiling.tile_height, tiling.group_columns, tiling.group_rows)
+    # the last stream ends where the section does
+    lengths = b"".join(LENGTH.pack(len(stream)) for stream in streams[:-1])
+    return header + lengths + b"".join(streams)
 
 
 def parsed(payload: bytes, width: int, height: int) -> tuple[Tiling, list[bytes]]:

@@ -11,6 +11,8 @@ with the mean in sixteenths of a gray level, so that every gray level has at lea
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +21,16 @@ LEVELS = 256
 RATE_BITS = 8
 GUESS_BITS = 2
 FAR = 1 << 20
+SCALES_PER_OCTAVE = 6
+COLDEST = 2.0**-10
+"""Temperature below which nothing gets narrower."""
 
 Index = NDArray[np.int64]
+
+
+def scale_shift(temperature: float) -> int:
+    """By how many of the scale indices a temperature widens distributions."""
+    return round(SCALES_PER_OCTAVE * math.log2(temperature))
 
 
 class Tables:

@@ -116,9 +116,7 @@ class ExactGraph:
             scale = np.exp2((target.bits - exponents).astype(np.float32))
             factors = (self.constant(scale.reshape(-1, 1, 1, 1)), self.constant(scale))
             for name, factor in zip(names, factors, strict=True):
-                cast, scaled = f"{name}.float", f"{name}.scaled"
-                self.constant_nodes.append(helper.make_node("Cast", [name], [cast], to=TensorProto.FLOAT))
-                self.constant_nodes.append(helper.make_node("Mul", [cast, factor], [scaled]))
+                self.prepared(name, factor, 0)
             self.reaches[layer] = x.magnitude
         scaled = [f"{layer}.{part}.scaled" for part in ("weight", "bias")]
         attributes = {"strides": [stride, stride], "pads": [*padding, *padding], "group": groups}

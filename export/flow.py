@@ -20,9 +20,10 @@ from gencodec.errors import InexactGraph
 from gencodec.export.photo import scale_rates, shape_tables
 from gencodec.export.stages import Stage, write_model
 from gencodec.export.values import uniform
-from gencodec.models.conditioners import LEVELS, OCTAVE, SHAPE, SHIFT, SPREAD, VALUE, Network
+from gencodec.models.conditioners import LEVELS, OCTAVE, SHIFT, VALUE, Network
 from gencodec.models.flows import Coupling, Factor, Flow, Mix
 from gencodec.models.quantize import set_exact
+from gencodec.models.shapes import SHAPE, SPREAD
 
 FORMAT = "1"
 """Version of the configuration and the constants."""

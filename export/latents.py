@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from gencodec.export.photo import scale_rates, shape_tables
 from gencodec.export.stages import Stage, write_model
 from gencodec.export.values import Value, joined, uniform
-from gencodec.models.latents import FEATURE, HIDDEN, MEAN, PIXEL, SHAPE, SPREAD, Color, Colors
+from gencodec.models.latents import FEATURE, HIDDEN, MEAN, PIXEL, Color, Colors
 from gencodec.models.nvae import NVAE, FreeGroup, FreeScale, LatticeScale
 from gencodec.models.quantize import Grid, set_exact
+from gencodec.models.shapes import SHAPE, SPREAD
 from gencodec.models.vae import VAE
 
 FORMAT = "1"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencodec.models.quantize import ExactConv, Grid, Group, Snap
-from gencodec.models.shapes import SCALE_OF_ONE, SCALES, SCALES_PER_OCTAVE, SHAPES
+from gencodec.models.shapes import SCALE_OF_ONE, SCALES, SCALES_PER_OCTAVE
 
 LEVELS = 16.0
 """Gray levels in one unit of the values."""
@@ -33,8 +33,6 @@ SHIFT = Grid(-4096, 4095, 8)
 """Shifts and means in sixteenths of a gray level."""
 OCTAVE = Grid(-384, 384, 7)
 """Logarithms of scales, at most 3 octaves; as fine as large values need, whose small differences are to come."""
-SPREAD = Grid(0, SCALES - 1, 3)
-SHAPE = Grid(0, SHAPES - 1, 1)
 START_SHAPE = 3.5 / 2
 
 

@@ -21,9 +21,7 @@ from gencodec.models.conditioners import (
     LEVELS,
     MIDDLE,
     OCTAVE,
-    SHAPE,
     SHIFT,
-    SPREAD,
     START_SHAPE,
     VALUE,
     Network,
@@ -34,7 +32,8 @@ from gencodec.models.shapes import (
     NORMAL_WIDTH,
     SCALE_OF_ONE,
     SCALES_PER_OCTAVE,
-    SHAPES,
+    SHAPE,
+    SPREAD,
     WIDTHS,
     Shapes,
 )
@@ -291,9 +290,7 @@ def density_bits(shapes: Shapes, z: Tensor, mean: Tensor, scale_index: Tensor, s
     """
     octaves = (scale_index - SCALE_OF_ONE) / SCALES_PER_OCTAVE
     away = (z - mean).abs() * (LEVELS * torch.exp2(-octaves))
-    knots = torch.arange(SHAPES, device=z.device).view(-1, *[1] * z.dim())
-    hats = (1 - (shape_index[None] - knots).abs()).clamp_min(0)
-    mixture = torch.tensordot(shapes.weights().t(), hats, dims=1)
+    mixture = shapes.mixture(shape_index)
     logarithms = [-away / w - 2 * F.softplus(-away / w) - math.log(w) for w in WIDTHS]
     logarithms.append(-0.5 * (away / NORMAL_WIDTH).square() - math.log(NORMAL_WIDTH * math.sqrt(2 * math.pi)))
     total = torch.logsumexp(torch.stack(logarithms) + torch.log(mixture), 0)
@@ -378,6 +375,17 @@ Maker = Callable[[int, int], Network]
 """A network of numbers of kept and changed features."""
 COLORS = (0, 1, 2)
 BLOCK = (0, 1, 2, 3)
+LIFTING: tuple[Mask, ...] = (
+    ((1, 2), BLOCK),
+    ((2,), BLOCK),
+    (COLORS, (1, 2)),
+    (COLORS, (3,)),
+    (COLORS, (0,)),
+)
+"""What the couplings of a level change, from fine to coarse: red and blue, blue, the checkerboard's one color, half of
+the other, and the coarse positions, which take up the mean of what has been predicted by them."""
+DETAILS: Mask = (COLORS, (1, 2, 3))
+"""What is put aside after them: all but the coarse positions."""
 
 
 class Layout:

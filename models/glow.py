@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from gencodec.models.conditioners import HIDDEN, VALUE, Conditioner, Network, Plain, pointwise
-from gencodec.models.flows import BLOCK, COLORS, Coupling, Factor, Flow, Layout, Mask, Mix, Squeeze, Step
+from gencodec.models.flows import BLOCK, COLORS, DETAILS, Coupling, Factor, Flow, Layout, Mask, Mix, Squeeze, Step
 from gencodec.models.quantize import ExactConv
 
 MASKS: tuple[Mask, ...] = (
@@ -26,7 +26,6 @@ MASKS: tuple[Mask, ...] = (
     (COLORS, (2, 3)),
 )
 """What the couplings of a level change to begin with, in turn: each is half of the features."""
-DETAILS: Mask = (COLORS, (1, 2, 3))
 
 
 @dataclass(frozen=True)

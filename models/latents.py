@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencodec.models.quantize import ExactConv, Grid, Group, Snap, SpatialMean, floor_through
-from gencodec.models.shapes import FLOOR, NORMAL_WIDTH, SCALE_OF_ONE, SCALES, SCALES_PER_OCTAVE, SHAPES, WIDTHS, Shapes
+from gencodec.models.shapes import (
+    FLOOR,
+    NORMAL_WIDTH,
+    SCALE_OF_ONE,
+    SCALES,
+    SCALES_PER_OCTAVE,
+    SHAPE,
+    SPREAD,
+    WIDTHS,
+    Shapes,
+)
 
 LEVELS = 16.0
 """Gray levels, or bins of a latent, in one unit of the network's values."""
@@ -35,8 +45,6 @@ SIGNED = Grid(-1023, 1023, 7)
 GATE = Grid(-512, 511, 8)
 EXCITED = Grid(0, 255, 7)
 MEAN = Grid(-4080, 4080, 8)
-SPREAD = Grid(0, SCALES - 1, 3)
-SHAPE = Grid(0, SHAPES - 1, 1)
 CHANGE = Grid(1 - SCALES, SCALES - 1, 3)
 """Differences of scale indices."""
 NARROW = 1

@@ -14,19 +14,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from gencodec.models.conditioners import HIDDEN, SHIFT, VALUE, Conditioner, Network, Plain, pointwise
-from gencodec.models.flows import BLOCK, COLORS, Coupling, Factor, Flow, Layout, Mask, Order, Squeeze, Step
+from gencodec.models.flows import BLOCK, COLORS, DETAILS, LIFTING, Coupling, Factor, Flow, Layout, Order, Squeeze, Step
 from gencodec.models.quantize import ExactConv
-
-MASKS: tuple[Mask, ...] = (
-    ((1, 2), BLOCK),
-    ((2,), BLOCK),
-    (COLORS, (1, 2)),
-    (COLORS, (3,)),
-    (COLORS, (0,)),
-)
-"""What the couplings of a level change: red and blue, blue, the checkerboard's one color, half of the other, and the
-coarse positions, which take up the mean of what has been predicted by them."""
-DETAILS: Mask = (COLORS, (1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ def steps(c: NiceConfig) -> list[Step | Factor]:
     layout = Layout()
     for _ in range(c.levels):
         layout.squeeze()
-        for mask in MASKS:
+        for mask in LIFTING:
             layout.couple(mask, network, affine=False)
         layout.put_aside(DETAILS)
     layout.put_aside((COLORS, BLOCK))

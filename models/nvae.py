@@ -10,7 +10,7 @@ goes into the state. There are two kinds of groups:
 At the scale of stride 2s, pixels of even rows and columns of the lattice with stride s are known (A). The groups of
 odd rows and columns (D), and of odd columns or rows only (B, C), follow and complete that lattice. At the finest scale
 B and C are pixels and no latents, and the likelihood closes the gap between the others and the picture. Posteriors
-of lattice groups begin so narrow that the evidence lower bound is nearly tight, and are free to widen.
+of lattice groups are kept so narrow (`narrow`) that the evidence lower bound is nearly tight.
 
 Clipped rectifiers stand for swish, and nothing for batch normalisation, which integers do not need; the penalty on
 large spectral norms (section 3.3 of the paper) is kept.
@@ -31,7 +31,6 @@ from gencodec.models.latents import (
     NARROW,
     PIXEL,
     SIGNED,
-    SPREAD,
     Account,
     Cell,
     Colors,
@@ -44,6 +43,7 @@ from gencodec.models.latents import (
     in_pictures,
 )
 from gencodec.models.quantize import ExactConv, Snap
+from gencodec.models.shapes import SPREAD
 
 NORM_LIMIT = 6.0
 """Spectral norms that cost nothing."""

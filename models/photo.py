@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencodec.models.quantize import ExactLinear, Grid, Group, Mean, Snap, Table
-from gencodec.models.shapes import SCALES, SHAPES, Shapes
+from gencodec.models.shapes import SHAPE, SPREAD, Shapes
 
 BEGINNING = 128.0
 """Gray level left of a tile's first row."""
@@ -38,8 +38,6 @@ FLAG = Grid(0, 32, 5)
 BANK = Grid(-2047, 2047, 7)
 GATE = Grid(-512, 511, 8)
 MEAN = Grid(-4080, 4080, 8)
-SPREAD = Grid(0, SCALES - 1, 3)
-SHAPE = Grid(0, SHAPES - 1, 1)
 LEVELS = 16.0
 """Gray levels in one unit of the network's values."""
 

@@ -14,22 +14,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from gencodec.models.conditioners import HIDDEN, VALUE, Checkered, Conditioner, Network, Plain, Residual
-from gencodec.models.flows import BLOCK, COLORS, Coupling, Factor, Flow, Layout, Mask, Step
+from gencodec.models.flows import BLOCK, COLORS, DETAILS, LIFTING, Coupling, Factor, Flow, Layout, Step
 from gencodec.models.quantize import ExactConv
 
-MASKS: tuple[Mask, ...] = (
-    ((1, 2), BLOCK),
-    ((2,), BLOCK),
-    (COLORS, (1, 2)),
-    (COLORS, (3,)),
-    (COLORS, (0,)),
-)
-"""What the couplings of our scales change: red and blue, blue, one checkerboard color, then halves of the other."""
 EVEN, ODD = (COLORS, (0, 3)), (COLORS, (1, 2))
 """The two colors of the checkerboard."""
 UPPER, LOWER = (COLORS, (0, 1)), (COLORS, (2, 3))
 """The two halves of the channels after a squeeze."""
-DETAILS: Mask = (COLORS, (1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ def steps(c: RealnvpConfig) -> list[Step | Factor]:
     layout = Layout()
     for _ in range(c.scales):
         layout.squeeze()
-        for mask in MASKS:
+        for mask in LIFTING:
             layout.couple(mask, network, affine=True)
         layout.put_aside(DETAILS)
     layout.put_aside((COLORS, BLOCK))

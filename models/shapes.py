@@ -12,9 +12,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gencodec.models.quantize import Grid
+
 SCALES = 64
 SHAPES = 8
 SCALES_PER_OCTAVE = 6
+SPREAD = Grid(0, SCALES - 1, 3)
+SHAPE = Grid(0, SHAPES - 1, 1)
+"""What networks give for scale and shape indices, in eighths and halves of a unit."""
 SCALE_OF_ONE = 24
 """Index whose scale is one gray level."""
 TABLE_TOTAL = 1 << 16
@@ -51,6 +56,12 @@ class Shapes(nn.Module):
         """Mixture weights; (shapes, kernels), rows sum to one."""
         return torch.softmax(self.logits, 1)
 
+    def mixture(self, shape_index: Tensor) -> Tensor:
+        """Weights of the kernels (kernels, ...) for shape indices (...), between two shapes those of their mixture."""
+        knots = torch.arange(SHAPES, device=shape_index.device).view(-1, *[1] * shape_index.dim())
+        hats = (1 - (shape_index[None] - knots).abs()).clamp_min(0)
+        return torch.tensordot(self.weights().t(), hats, dims=1)
+
     def bits(self, x: Tensor, mean: Tensor, scale_index: Tensor, shape_index: Tensor) -> Tensor:
         """Code length of gray levels `x` in bits; all arguments and the result have the same shape.
 
@@ -63,8 +74,5 @@ class Shapes(nn.Module):
         flip = torch.where(above + below > 0, -1.0, 1.0)
         low, high = torch.minimum(above * flip, below * flip), torch.maximum(above * flip, below * flip)
         mass = kernel_cdfs(high) - kernel_cdfs(low)
-        knots = torch.arange(SHAPES, device=x.device).view(-1, *[1] * x.dim())
-        hats = (1 - (shape_index[None] - knots).abs()).clamp_min(0)
-        mixture = torch.tensordot(self.weights().t(), hats, dims=1)
-        probability = (mixture * mass).sum(0) * (1 - 256 * FLOOR) + FLOOR
+        probability = (self.mixture(shape_index) * mass).sum(0) * (1 - 256 * FLOOR) + FLOOR
         return -torch.log2(probability)

@@ -20,9 +20,7 @@ from gencodec.models.latents import (
     HIDDEN,
     MEAN,
     PIXEL,
-    SHAPE,
     SIGNED,
-    SPREAD,
     Account,
     Cell,
     Colors,
@@ -35,6 +33,7 @@ from gencodec.models.latents import (
     in_pictures,
 )
 from gencodec.models.quantize import ExactConv, Grid, Snap, Table
+from gencodec.models.shapes import SHAPE, SPREAD
 
 TANGENT = Grid(-256, 256, 8)
 COLOR_AXES = ((1, 1, 1), (0, 1, -1), (2, -1, -1))

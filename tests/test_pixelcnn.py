@@ -9,6 +9,7 @@ from torch import Tensor
 from gencodec.models.pixelcnn import PAPER, PixelCNN, PixelCNNConfig
 from gencodec.models.quantize import set_exact
 from gencodec.models.soap import Soap
+from tests.causality import changed, noise
 
 TINY = PixelCNNConfig(tile=16, hidden=8, layers=3, output=8, color_hidden=8, bank=2)
 
@@ -17,21 +18,6 @@ TINY = PixelCNNConfig(tile=16, hidden=8, layers=3, output=8, color_hidden=8, ban
 def network() -> PixelCNN:
     torch.manual_seed(5)
     return PixelCNN(TINY).eval()
-
-
-def noise(height: int, width: int, batch: int = 1) -> Tensor:
-    """Gray levels (3, batch, height, width) around the middle."""
-    torch.manual_seed(height * width)
-    return (128 + 20 * torch.randn(3, batch, height, width)).round().clamp(0, 255)
-
-
-@torch.no_grad()
-def changed(network: PixelCNN, x: Tensor, color: int, y: int, column: int) -> Tensor:
-    """Where distributions change with one value of a tile; (3, height, width)."""
-    other = x.clone()
-    other[color, 0, y, column] = 255 - x[color, 0, y, column]
-    pairs = zip(network.distributions(x), network.distributions(other), strict=True)
-    return torch.stack([(a != b)[:, 0] for a, b in pairs]).any(0)
 
 
 @pytest.mark.parametrize("exact", [False, True])

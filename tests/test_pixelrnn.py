@@ -20,6 +20,7 @@ from gencodec.models.pixelrnn import (
 )
 from gencodec.models.quantize import set_exact
 from gencodec.models.soap import Soap
+from tests.causality import changed, noise
 
 SIZES: dict[str, Any] = {"tile": 16, "hidden": 6, "layers": 2, "output": 8, "color_hidden": 8, "bank": 2}
 ROW, DIAGONAL = PixelRNNConfig(**SIZES), PixelRNNConfig(**SIZES, diagonal=1)
@@ -29,21 +30,6 @@ BOTH = pytest.mark.parametrize("config", [ROW, DIAGONAL], ids=["row", "diagonal"
 def built(config: PixelRNNConfig) -> PixelRNN:
     torch.manual_seed(5)
     return PixelRNN(config).eval()
-
-
-def noise(height: int, width: int, batch: int = 1) -> Tensor:
-    """Gray levels (3, batch, height, width) around the middle."""
-    torch.manual_seed(height * width)
-    return (128 + 20 * torch.randn(3, batch, height, width)).round().clamp(0, 255)
-
-
-@torch.no_grad()
-def changed(network: PixelRNN, x: Tensor, color: int, y: int, column: int) -> Tensor:
-    """Where distributions change with one value of a tile; (3, height, width)."""
-    other = x.clone()
-    other[color, 0, y, column] = 255 - x[color, 0, y, column]
-    pairs = zip(network.distributions(x), network.distributions(other), strict=True)
-    return torch.stack([(a != b)[:, 0] for a, b in pairs]).any(0)
 
 
 @BOTH

@@ -22,23 +22,11 @@ from gencodec.models.data import Draw, Tiles, held_out_tiles
 from gencodec.models.photo import Photo, PhotoConfig
 from gencodec.models.quantize import ExactLinear
 from gencodec.models.training import PATIENCE, Schedule, Trainer, multiplies_half, noted_interrupts, seed_of
+from tests.photographs import PHOTOS
 
 Pixels = NDArray[np.uint8]
 SIZES = PhotoConfig(hidden=8, layers=2, inner=6, color_hidden=8, bank=2, energies=3, drifts=2)
 AT_FULL_RATE = Schedule(minutes=1e6, rate=1e-2, warmup=0.0, half=False, average=0.9)
-
-
-def photograph(seed: int, height: int = 150, width: int = 170) -> Pixels:
-    """Smooth shading, an edge and grain."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    a, b, c = rng.uniform(-0.5, 0.5, 3)
-    plane = 120 + a * x + b * y + 60 * np.sin(x / 30 + c) * (x + c * y > width / 2)
-    grain = rng.normal(0, 3, (height, width, 1)) + rng.normal(0, 1, (height, width, 3))
-    return np.clip(plane[..., None] + 20 * rng.uniform(-1, 1, 3) + grain, 0, 255).astype(np.uint8)
-
-
-PHOTOS = [photograph(seed) for seed in range(4)]
 
 
 @pytest.fixture
