@@ -162,6 +162,10 @@ class Pass(Protocol):
         """The latents of a group, (n, features, height, width) of 0..255."""
         ...
 
+    def points(self, row: Row, place: Place) -> Index:
+        """The latents of a group that are the pixels at a place: their posterior is a point."""
+        ...
+
     def pixels(self, row: Row, place: Place) -> Index:
         """The pixels at a place, of the same form."""
         ...
@@ -183,6 +187,8 @@ class Encoding:
         values = place.of(self.seen.tiles).astype(np.int64)
         self.known.append((values, row))
         return values
+
+    points = pixels
 
     def finish(self) -> None:
         """Push all symbols, the last first."""
@@ -208,6 +214,8 @@ class Decoding:
         place.of(self.tiles)[...] = values
         return values
 
+    points = pixels
+
     def finish(self, model: Model) -> None:
         """Give back what drew the latents."""
         seen = Seen(model, self.tiles)
@@ -226,6 +234,10 @@ class Means:
         self.found.append(moved.posterior(prior, self.seen).rounded())
         return self.found[-1]
 
+    def points(self, row: Row, place: Place) -> Index:
+        self.found.append(self.pixels(row, place))
+        return self.found[-1]
+
     def pixels(self, row: Row, place: Place) -> Index:  # noqa: ARG002
         return place.of(self.seen.tiles).astype(np.int64)
 
@@ -240,9 +252,12 @@ class Given:
     def latents(self, prior: Row, moved: Moved) -> Index:  # noqa: ARG002
         return self.left.pop()
 
+    def points(self, row: Row, place: Place) -> Index:  # noqa: ARG002
+        place.of(self.tiles)[...] = values = self.left.pop()
+        return values
+
     def pixels(self, row: Row, place: Place) -> Index:
-        values = np.clip(row.rounded(), 0, LEVELS - 1)
-        place.of(self.tiles)[...] = values
+        place.of(self.tiles)[...] = values = row.rounded()
         return values
 
 
@@ -313,9 +328,8 @@ class Hierarchy(Network):
         lattice, groups = int(self.sizes["lattice"]), [int(n) for n in self.sizes["groups"]]
         scales = lattice + len(groups)
         start = cast(Index, self.model.constant("start")).astype(np.float32)[None, :, None, None]
-        side = self.tile >> scales
-        h = np.ascontiguousarray(np.broadcast_to(start, (count, start.shape[1], side, side)))
-        level = lattice + sum(groups)
+        h = np.tile(start, (count, 1, self.tile >> scales, self.tile >> scales))
+        level = sum(groups) + (0 if self.sizes.get("points") else lattice)
         for scale in range(scales, lattice, -1):
             for group in range(groups[scale - lattice - 1]):
                 level -= 1
@@ -350,34 +364,33 @@ class Hierarchy(Network):
         seen = [padded(a, 1, 1), padded(d, 1, 1), padded(surprise, 1, 1, zeros=True)]
         f, right, below = self.model.call(f"{name}.middle", np.concatenate(seen, 1), f)
         places = [(0, stride, 2 * stride), (stride, 0, 2 * stride)]
-        if scale > 1:
-            mover = Mover(f"{name}.second", f, scale - 1)
-            both = [self.group(to, mover, 3 * i, 6, place) for i, place in enumerate(places)]
-        else:
-            both = [self.pixel_colors(to, place) for place in places]
+        mover = Mover(f"{name}.second", f, scale - 1) if scale > 1 else None
+        both = [self.group(to, mover, 3 * i, 6, place) for i, place in enumerate(places)]
         (b, surprise_b), (c, surprise_c) = self.colors(f"{name}.bc", f, [right, below], both)
         if scale == 1:
+            if self.sizes.get("points"):
+                return a, f
             row = self.row(self.model.call("fine.copies", f, np.concatenate([a, d], 1))[0])
-            for part, y, x in ((slice(0, 3), 0, 0), (slice(3, 6), 1, 1)):
-                to.pixels(row.features(part), Place(slice(None), y, x, 2))
+            for i in range(2):
+                to.pixels(row.features(slice(3 * i, 3 * i + 3)), Place(slice(None), i, i, 2))
             return a, f
         finer = np.empty((*a.shape[:2], 2 * a.shape[2], 2 * a.shape[3]), np.float32)
         for part, (y, x) in zip((a, b, c, d), ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
             finer[:, :, y::2, x::2] = part
         return finer, self.model.call(f"{name}.leave", f, np.concatenate([b, c, surprise_b, surprise_c], 1))[0]
 
-    def group(self, to: Pass, mover: Mover, first: int, step: int, place: tuple[int, int, int]) -> Coded:
-        """How colors are coded that are latents, one group each, at offset (y, x) of a lattice with a stride."""
+    def group(self, to: Pass, mover: Mover | None, first: int, step: int, place: tuple[int, int, int]) -> Coded:
+        """How colors at offset (y, x) of a lattice with a stride are coded: as pixels, or with a mover as latents."""
 
         def coded(color: int, row: Row) -> Index:
             anchor = Place(slice(color, color + 1), *place)
+            if mover is None:
+                return to.pixels(row, anchor)
+            if self.sizes.get("points"):
+                return to.points(row, anchor)
             return to.latents(row, Moved(mover, first + color, step, anchor, int(self.sizes["narrow"])))
 
         return coded
-
-    def pixel_colors(self, to: Pass, place: tuple[int, int, int]) -> Coded:
-        """How colors are coded that are pixels."""
-        return lambda color, row: to.pixels(row, Place(slice(color, color + 1), *place))
 
 
 NETWORKS: dict[str, type[Network]] = {"vae": Layer, "nvae": Hierarchy}

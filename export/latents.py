@@ -18,7 +18,8 @@ from gencodec.export.photo import scale_rates, shape_tables
 from gencodec.export.stages import Stage, write_model
 from gencodec.export.values import Value, joined, uniform
 from gencodec.models.latents import FEATURE, HIDDEN, MEAN, PIXEL, Color, Colors
-from gencodec.models.nvae import NVAE, FreeGroup, FreeScale, LatticeScale
+from gencodec.models.lattices import LatticeScale, Leave
+from gencodec.models.nvae import NVAE, FreeGroup, FreeScale
 from gencodec.models.quantize import Grid, set_exact
 from gencodec.models.shapes import SHAPE, SPREAD
 from gencodec.models.vae import VAE
@@ -160,7 +161,7 @@ def nvae_stages(nvae: NVAE) -> list[Stage]:
     stages += [
         Stage("root", nvae.root, [state]),
         *color_stages("root", [nvae.root_colors], c.width),
-        Stage("root.residual", Joint(nvae.root_residual), [state, features]),
+        *moving("root.residual", nvae.root_residual, [state, features]),
     ]
     if c.lattice > 1:
         stages += lattice_stages("coarse", nvae.coarse, c.width, nvae)
@@ -190,14 +191,16 @@ def lattice_stages(name: str, scale: LatticeScale, width: int, nvae: NVAE) -> li
     stages = [
         Stage(f"{name}.enter", scale.enter, [three, grid(c.width, HIDDEN)]),
         *color_stages(f"{name}.d", [scale.first], width),
-        Stage(f"{name}.first", Joint(scale.first_residual), [state, features]),
+        *moving(f"{name}.first", scale.first_residual, [state, features]),
         Stage(f"{name}.middle", Turned(scale.middle), [joined([six, grid(3, MEAN)]), state]),
         *color_stages(f"{name}.bc", [scale.right, scale.below], width),
     ]
-    if scale.second_residual is None:
-        return [*stages, Stage(f"{name}.copies", scale.last, [state, six])]
-    return [
-        *stages,
-        Stage(f"{name}.second", Joint(scale.second_residual), [state, features]),
-        Stage(f"{name}.leave", scale.last, [state, joined([six, grid(6, MEAN)])]),
-    ]
+    stages += moving(f"{name}.second", scale.second_residual, [state, features])
+    if isinstance(scale.last, Leave):
+        return [*stages, Stage(f"{name}.leave", scale.last, [state, joined([six, grid(6, MEAN)])])]
+    return stages if scale.last is None else [*stages, Stage(f"{name}.copies", scale.last, [state, six])]
+
+
+def moving(name: str, residual: nn.Module | None, inputs: list[Value]) -> list[Stage]:
+    """The graph that moves posteriors, where they are not points."""
+    return [] if residual is None else [Stage(name, Joint(residual), inputs)]

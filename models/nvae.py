@@ -10,7 +10,8 @@ goes into the state. There are two kinds of groups:
 At the scale of stride 2s, pixels of even rows and columns of the lattice with stride s are known (A). The groups of
 odd rows and columns (D), and of odd columns or rows only (B, C), follow and complete that lattice. At the finest scale
 B and C are pixels and no latents, and the likelihood closes the gap between the others and the picture. Posteriors
-of lattice groups are kept so narrow (`narrow`) that the evidence lower bound is nearly tight.
+of lattice groups are kept so narrow (`narrow`) that the evidence lower bound is nearly tight. With `points` they are
+the pixels for sure: the bound is tight there, and nothing is left for the likelihood.
 
 Clipped rectifiers stand for swish, and nothing for batch normalisation, which integers do not need; the penalty on
 large spectral norms (section 3.3 of the paper) is kept.
@@ -18,7 +19,7 @@ large spectral norms (section 3.3 of the paper) is kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,7 @@ from gencodec.models.latents import (
     FEATURE,
     HIDDEN,
     MEAN,
-    NARROW,
     PIXEL,
-    SIGNED,
     Account,
     Cell,
     Colors,
@@ -42,6 +41,8 @@ from gencodec.models.latents import (
     clipped_mean,
     in_pictures,
 )
+from gencodec.models.lattices import LatticeScale, Root, moved
+from gencodec.models.nvaeconfig import NVAEConfig
 from gencodec.models.quantize import ExactConv, Snap
 from gencodec.models.shapes import SPREAD
 
@@ -49,61 +50,6 @@ NORM_LIMIT = 6.0
 """Spectral norms that cost nothing."""
 PENALTY = 1e-3
 """Bits per sub-pixel that a squared excess of a spectral norm costs in training."""
-
-
-@dataclass(frozen=True)
-class NVAEConfig:
-    """Sizes of the network, by default those of the shipped model."""
-
-    tile: int = 64
-    lattice: int = 5
-    """Scales whose groups are lattices of pixels: strides 2, 4, ... 2**lattice."""
-    groups: tuple[int, ...] = (1,)
-    """Free groups at each of the next coarser strides."""
-    latents: int = 16
-    """Latents of a free group at each position."""
-    width: int = 48
-    """Features of the free groups' and the coarser lattices' state."""
-    cells: int = 1
-    """Residual cells before each group that is coded at once."""
-    fine_width: int = 64
-    fine_cells: tuple[int, int] = (2, 3)
-    """Features, and cells before D and before B and C, of the finest lattice."""
-    expansion: int = 2
-    kernel: int = 3
-    narrow: int = 3
-    """Largest scale index of lattice groups' posteriors: a tenth of a level."""
-    bank: int = 4
-    """Linear predictions that a color chooses among."""
-    color_hidden: int = 24
-    encoder: int = 16
-    """Features of the bottom-up network."""
-    encoder_cells: int = 1
-    ends: int = 0
-    """Cells at full resolution, before the bottom-up and after the top-down network, where there is no lattice."""
-    warmup: int = 300
-    """Steps in which the divergence of free groups gains its full weight (section 3 of the paper)."""
-
-    @property
-    def free(self) -> list[int]:
-        """Scales (stride 2**scale) of free groups, coarsest first."""
-        return list(range(self.lattice + len(self.groups), self.lattice, -1))
-
-
-PAPER = NVAEConfig(
-    tile=32,
-    lattice=0,
-    groups=(30,),
-    latents=20,
-    width=256,
-    cells=2,
-    expansion=6,
-    kernel=5,
-    encoder=256,
-    encoder_cells=2,
-    ends=2,
-)
-"""The paper's CIFAR-10 model (table 6): 30 groups of 20 latents at 16 x 16, 2 cells a group, 128 features at first."""
 
 
 class Tower(nn.Module):
@@ -123,7 +69,7 @@ class Tower(nn.Module):
             self.stem, self.down = ExactConv([(12, PIXEL)], [(width, FEATURE)]), None
         self.scales = nn.ModuleList()
         self.steps = nn.ModuleList()
-        for count in [1] * c.lattice + list(c.groups):
+        for count in [1 - c.points] * c.lattice + list(c.groups):
             if len(self.scales):
                 self.steps.append(ExactConv([(width, FEATURE)], [(width, FEATURE)], stride=2))
                 side //= 2
@@ -206,159 +152,6 @@ class FreeScale(nn.Module):
         return h
 
 
-# lattice groups
-
-
-class Root(nn.Module):
-    """The state at the coarsest lattice (N, width, 2H, 2W), and predictions of its pixels."""
-
-    def __init__(self, c: NVAEConfig):
-        super().__init__()
-        self.grown, self.snapped = Grown(c.width, c.width), Snap(HIDDEN)
-        self.base = ExactConv([(c.width, HIDDEN)], [(3, MEAN)], 1)
-        with torch.no_grad():
-            self.base.weight.mul_(0.2)
-
-    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.snapped(self.grown(h))
-        return h, self.base(h)
-
-
-class Enter(nn.Module):
-    """Known pixels A, and the state of the next coarser scale -> the state before D, and predictions of D.
-
-    A is (N, 3, H + 3, W + 3), its edges repeated once before and twice behind; the state is (N, source, H/2, W/2).
-    """
-
-    def __init__(self, c: NVAEConfig, source: int, width: int, cells: int, positions: int):
-        super().__init__()
-        self.grown = Grown(source, width)
-        self.seen = ExactConv([(3, PIXEL)], [(width, SIGNED)], 4, padding=0)
-        self.linear = predictor(3, c.bank, 4, {(i, j): 0.25 for i in (1, 2) for j in (1, 2)})
-        self.snapped = Snap(HIDDEN)
-        self.cells = nn.Sequential(*(Cell(width, c.expansion, c.kernel, positions) for _ in range(cells)))
-        balance(self.seen, 3.0)
-
-    def forward(self, a: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        f = self.snapped(self.seen(a) + self.grown(h))
-        return self.cells(f), self.linear(a)
-
-
-class Middle(nn.Module):
-    """The state before D, and A and D -> the state before B and C, and predictions of B and of C.
-
-    Seen are A, D and D's innovations, (N, 9, H + 2, W + 2): edges of A and D repeated, zeros around the innovations.
-    """
-
-    def __init__(self, c: NVAEConfig, width: int, cells: int, positions: int):
-        super().__init__()
-        self.seen = ExactConv([(6, PIXEL), (3, MEAN)], [(width, SIGNED)], 3, padding=0)
-        self.mixed = ExactConv([(width, HIDDEN)], [(width, SIGNED)], 1)
-        self.right = predictor(6, c.bank, 3, {(1, 1): 0.25, (1, 2): 0.25}, {(1, 1): 0.25, (0, 1): 0.25})
-        self.below = predictor(6, c.bank, 3, {(1, 1): 0.25, (2, 1): 0.25}, {(1, 1): 0.25, (1, 0): 0.25})
-        self.snapped = Snap(HIDDEN)
-        self.cells = nn.Sequential(*(Cell(width, c.expansion, c.kernel, positions) for _ in range(cells)))
-        balance(self.seen, 2.0)
-        with torch.no_grad():
-            self.mixed.weight.mul_(0.5)
-
-    def forward(self, f: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        f = self.snapped(self.mixed(f) + self.seen(seen))
-        pixels = seen[:, :6]
-        return self.cells(f), self.right(pixels), self.below(pixels)
-
-
-class Leave(nn.Module):
-    """The state before B and C, with what they were and their innovations (N, 12, H, W) -> the state of the scale."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.mixed = ExactConv([(width, HIDDEN), (6, PIXEL), (6, MEAN)], [(width, HIDDEN)], 1)
-
-    def forward(self, f: Tensor, seen: Tensor) -> Tensor:
-        return self.mixed(torch.cat([f, seen], 1))
-
-
-class Copies(nn.Module):
-    """The state of the finest scale, and its latents A and D (N, 6, H, W) -> rows (N, 18, H, W) of those pixels."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.head = ExactConv([(width, HIDDEN)], [(6, MEAN), (6, SPREAD)], 1)
-        with torch.no_grad():
-            self.head.weight.mul_(0.02)
-            self.head.bias[6:] = (NARROW + 0.5) / 8
-
-    def forward(self, f: Tensor, latents: Tensor) -> Tensor:
-        offset, spread = self.head(f).chunk(2, 1)
-        return torch.cat([clipped_mean(latents + offset), spread, torch.clamp(spread, 0, 0)], 1)
-
-
-def predictor(
-    sources: int, bank: int, kernel: int, *near: dict[tuple[int, int], float], weight_bits: int = 14
-) -> ExactConv:
-    """Linear predictions of three colors from `sources` pixels around, each color's base and `bank` corrections.
-
-    The base begins as a weighted mean of each color's own pixels: `near` gives the weights, for every three sources.
-    """
-    conv = ExactConv([(sources, PIXEL)], [(3 * (1 + bank), MEAN)], kernel, padding=0, weight_bits=weight_bits)
-    balance(conv, 0.3)
-    with torch.no_grad():
-        for color in range(3):
-            row = conv.weight[(1 + bank) * color]
-            row.zero_()
-            for part, weights in enumerate(near):
-                for (i, j), share in weights.items():
-                    row[3 * part + color, i, j] = share
-    return conv
-
-
-def balance(conv: ExactConv, gain: float) -> None:
-    """Scale weights by `gain`, and begin with zero sums over the neighborhood: blind to its brightness."""
-    with torch.no_grad():
-        conv.weight.sub_(conv.weight.mean((2, 3), keepdim=True)).mul_(gain)
-
-
-class LatticeScale(nn.Module):
-    """One doubling of the resolution: A is known, D follows, then B and C."""
-
-    def __init__(self, c: NVAEConfig, source: int, width: int, cells: tuple[int, int], side: int, finest: bool):
-        """`side`: of the lattice A in a tile, for squeezing; 0 for a module that serves several scales."""
-        super().__init__()
-        self.enter = Enter(c, source, width, cells[0], side**2)
-        self.middle = Middle(c, width, cells[1], side**2)
-        self.first, self.right, self.below = (Colors(width, c.bank, c.color_hidden, c.narrow) for _ in "DBC")
-        sources = [(width, HIDDEN), (c.encoder, FEATURE)]
-        self.first_residual = Residual(sources, 3, anchored=True)
-        self.second_residual = None if finest else Residual(sources, 6, anchored=True)
-        self.last = Copies(width) if finest else Leave(width)
-
-    def forward(
-        self, a: Tensor, h: Tensor, pixels: list[Tensor], features: Tensor, account: Account
-    ) -> tuple[Tensor, Tensor]:
-        """Latents of the next finer lattice (N, 3, 2H, 2W) and the state, costing what is coded.
-
-        `pixels` are the picture's own at A, B, C and D, each (N, 3, H, W).
-        """
-        f, predictions = self.enter(F.pad(a, (1, 2, 1, 2), mode="replicate"), h)
-        residual = self.first_residual(torch.cat([f, features], 1))
-        d, surprise = self.first.coded(f, predictions, pixels[3], residual, account)
-        around = F.pad(torch.cat([a, d], 1), (1, 1, 1, 1), mode="replicate")
-        f, right, below = self.middle(f, torch.cat([around, F.pad(surprise, (1, 1, 1, 1))], 1))
-        residuals: list[Tensor | None] = [None, None]
-        if self.second_residual is not None:
-            residual = self.second_residual(torch.cat([f, features], 1))
-            residuals = [torch.cat([residual[:, i : i + 3] for i in (s, s + 6, s + 12)], 1) for s in (0, 3)]
-        b, surprise_b = self.right.coded(f, right, pixels[1], residuals[0], account)
-        c, surprise_c = self.below.coded(f, below, pixels[2], residuals[1], account)
-        if isinstance(self.last, Copies):
-            latents = torch.cat([a, d], 1)
-            account.pay(torch.cat([pixels[0], pixels[3]], 1), self.last(f, latents))
-            return a, f
-        finer = F.pixel_shuffle(torch.stack([a, b, c, d], 2).flatten(1, 2), 2)
-        return finer, self.last(f, torch.cat([b, c, surprise_b, surprise_c], 1))
-
-
 # the whole
 
 
@@ -399,7 +192,8 @@ class NVAE(nn.Module):
         )
         if c.lattice:
             self.root, self.root_colors = Root(c), Colors(c.width, 0, c.color_hidden, c.narrow)
-            self.root_residual = Residual([(c.width, HIDDEN), (c.encoder, FEATURE)], 3, anchored=True)
+            sources = [(c.width, HIDDEN), (c.encoder, FEATURE)]
+            self.root_residual = None if c.points else Residual(sources, 3, anchored=True)
             self.coarse = LatticeScale(c, c.width, c.width, (c.cells, c.cells), 0, finest=False)
             self.fine = LatticeScale(c, c.width, c.fine_width, c.fine_cells, c.tile // 2, finest=True)
         else:
@@ -422,7 +216,7 @@ class NVAE(nn.Module):
         for scale in self.free:
             h = scale(h, features, account, weight)
         if self.config.lattice:
-            self.lattices(h, pixels, features, account)
+            self.lattices(h, pixels, features or [None] * self.config.lattice, account)
         else:
             self.likelihood(h, pixels, account)
         return account
@@ -433,7 +227,7 @@ class NVAE(nn.Module):
         batch, _, height, width = pixels.shape
         return self.snapped(self.start)[None, :, None, None].expand(batch, -1, height >> scale, width >> scale)
 
-    def lattices(self, h: Tensor, pixels: Tensor, features: list[Tensor], account: Account) -> None:
+    def lattices(self, h: Tensor, pixels: Tensor, features: Sequence[Tensor | None], account: Account) -> None:
         """Cost of the lattice groups and of the pixels that no latent stands for."""
         parts = [pixels]
         for _ in range(self.config.lattice):
@@ -444,10 +238,10 @@ class NVAE(nn.Module):
             a, h = self.coarse(a, h, quarters, seen, account)
         self.fine(a, h, parts[1], features[0], account)
 
-    def rooted(self, h: Tensor, pixels: Tensor, features: Tensor, account: Account) -> Tensor:
+    def rooted(self, h: Tensor, pixels: Tensor, features: Tensor | None, account: Account) -> Tensor:
         """Latents of the coarsest lattice, where `pixels` (N, 3, H, W) are the picture's own."""
         f, predictions = self.root(h)
-        residual = self.root_residual(torch.cat([f, features], 1))
+        residual = moved(self.root_residual, f, features)
         return self.root_colors.coded(f, predictions, pixels, residual, account)[0]
 
     def likelihood(self, h: Tensor, pixels: Tensor, account: Account) -> None:

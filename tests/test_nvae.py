@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gencodec.models.latents import PIXEL, Account, Residual
-from gencodec.models.nvae import NORM_LIMIT, NVAE, PAPER, Norms, NVAEConfig
+from gencodec.models.nvae import NORM_LIMIT, NVAE, Norms
+from gencodec.models.nvaeconfig import PAPER, NVAEConfig
 from gencodec.models.quantize import ExactConv, set_exact
 from gencodec.models.soap import Soap
 
@@ -25,8 +26,9 @@ TINY = NVAEConfig(
     color_hidden=6,
     encoder=8,
 )
+POINTS = replace(TINY, points=1)
 FREE = replace(TINY, lattice=0, groups=(2, 1), ends=2)
-both = pytest.mark.parametrize("config", [TINY, FREE], ids=["lattice", "free"])
+both = pytest.mark.parametrize("config", [TINY, POINTS, FREE], ids=["lattice", "points", "free"])
 
 
 def tiles(slopes: Tensor) -> Tensor:
@@ -88,6 +90,16 @@ def test_every_pixel_is_paid_for(slopes: Tensor) -> None:
     latents = sum(s.numel() for s, _, weight in account.entries if weight < 0)
     assert sum(s.numel() for s in coded) == latents + x.numel()
     assert latents - 8 * 3 * (4 + 1) == x.numel() // 2  # lattices, without the free groups' latents
+
+
+def test_groups_of_points_are_the_pixels_and_draw_nothing(slopes: Tensor) -> None:
+    torch.manual_seed(12)
+    x = tiles(slopes)
+    account, coded = entries(NVAE(POINTS).eval(), x)
+    assert sum(weight < 0 for _, _, weight in account.entries) == 2  # the free groups
+    assert sum(s.numel() for s in coded[2:]) == x.numel()
+    whole = torch.cat([s.flatten() for s in coded[2:]])
+    assert torch.equal(whole.sort().values, x.flatten().sort().values)
 
 
 def test_latents_within_a_scale_see_those_before_them(slopes: Tensor) -> None:
