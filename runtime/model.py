@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gencodec.errors import InvalidFile, UnknownModel
 from gencodec.runtime import onnxfile, proof
+from gencodec.runtime.branches import Branches
 from gencodec.runtime.registry import ModelCard, find_model
 from gencodec.runtime.session import open_session, provider_of
 
@@ -107,23 +108,50 @@ class Model:
         except (KeyError, ValueError, TypeError) as error:
             raise InvalidFile(f"the model {self.card.name} does not say which graphs it has") from error
 
+    @cached_property
+    def inexact(self) -> frozenset[str]:
+        """Names of the graphs of floating point."""
+        return frozenset(e["name"] for e in json.loads(self.file.metadata["gencodec.stages"]) if e.get("float"))
+
+    def run_float(self, stage: str, *arrays: Array) -> list[Array]:
+        """The outputs of the graph of floating point called `stage`. Raises `InvalidFile`.
+
+        They differ in their last digits between machines: nothing that is entropy-coded may depend on them but by what
+        the file says.
+        """
+        if stage not in self.stages or stage not in self.inexact:
+            raise InvalidFile(f"the model {self.card.name} has no graph {stage} of floating point")
+        return self._outputs(stage, *arrays)
+
     def call(self, stage: str, *arrays: Array) -> list[Array]:
-        """The outputs of the graph called `stage`, float32 arrays of integers like its inputs. Raises `InvalidFile`."""
-        if stage not in self.stages:
-            raise InvalidFile(f"the model {self.card.name} has no graph {stage}")
+        """The outputs of the exact graph called `stage`, float32 arrays of integers like its inputs.
+
+        Raises `InvalidFile`.
+        """
+        if stage not in self.stages or stage in self.inexact:
+            raise InvalidFile(f"the model {self.card.name} has no exact graph {stage}")
+        return self._outputs(stage, *arrays)
+
+    def _outputs(self, stage: str, *arrays: Array) -> list[Array]:
         number, inputs, others, outputs = self.stages[stage]
         given = dict(zip(inputs, arrays, strict=True))
         given.update(dict.fromkeys(others, EMPTY[arrays[0].ndim]))
         return self.session(number).run(outputs, given)  # type: ignore[return-value]
 
+    @cached_property
+    def _branches(self) -> Branches:
+        return Branches(self.file)
+
     def session(self, stage: int) -> ort.InferenceSession:
-        """The session of one of the model's graphs: of the file with its constant `stage` set to that number."""
+        """The session of one of the model's graphs, with no more of the file than that needs. Raises `InvalidFile`."""
         if stage not in self._sessions:
             with self._lock:
                 if stage not in self._sessions:
-                    data = self.file.replaced({"stage": np.array(stage, np.int64)})
                     self._sessions[stage] = open_session(
-                        data, threads=self.given_threads, device=self.device, optimize=self.optimize
+                        self._branches.model(stage),
+                        threads=self.given_threads,
+                        device=self.device,
+                        optimize=self.optimize,
                     )
         return self._sessions[stage]
 

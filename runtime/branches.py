@@ -1,0 +1,161 @@
+"""One graph of a file as a model of its own, so that a session has no others to parse.
+
+The graphs of a file are the branches of a tree of If nodes on the constant `stage` (`gencodec.export.stages`), and
+share the file's constants. Here the conditions are settled, the branch is taken out of its If nodes, and what its
+outputs do not depend on is left out. Nodes and constants that remain are byte for byte those of the file, and so
+proved exact with it.
+
+The fields that are looked at are those of onnx.proto: ModelProto, GraphProto, NodeProto, AttributeProto.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gencodec.errors import InvalidFile
+from gencodec.runtime import protobuf
+from gencodec.runtime.onnxfile import GRAPH_INITIALIZER, MODEL_GRAPH, MODEL_METADATA, TENSOR_NAME, OnnxFile
+from gencodec.runtime.protobuf import fields, message_of, text_of
+
+GRAPH_NODE, GRAPH_NAME, GRAPH_INPUT, GRAPH_OUTPUT = 1, 2, 11, 12
+NODE_INPUT, NODE_OUTPUT, NODE_KIND, NODE_ATTRIBUTE = 1, 2, 4, 5
+ATTRIBUTE_NAME, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 1, 6, 11
+VALUE_NAME = 1
+STAGE = "stage"
+CONDITIONS = {"Less": operator.lt, "Equal": operator.eq}
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation: its bytes, what it is, the names that it reads and gives, and graphs within it by their names."""
+
+    data: bytes | memoryview
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    graphs: Mapping[str, memoryview] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, data: memoryview) -> Node:
+        """Of a serialized NodeProto."""
+        names: dict[int, list[str]] = {NODE_INPUT: [], NODE_OUTPUT: [], NODE_KIND: [""]}
+        graphs = {}
+        for number, value in fields(data):
+            if number in names:
+                names[number].append(text_of(value))
+            elif number == NODE_ATTRIBUTE:
+                graphs.update(_graphs(message_of(value)))
+        return cls(data, names[NODE_KIND][-1], tuple(names[NODE_INPUT]), tuple(names[NODE_OUTPUT]), graphs)
+
+    @classmethod
+    def same(cls, given: str, name: str) -> Node:
+        """One that calls a value by another name."""
+        texts = ((NODE_INPUT, given), (NODE_OUTPUT, name), (NODE_KIND, "Identity"))
+        return cls(b"".join(protobuf.field(number, text.encode()) for number, text in texts), "", (given,), (name,))
+
+    def reads(self) -> Iterator[str]:
+        """The names of what the node and the graphs within it depend on, and of what those compute themselves."""
+        yield from self.inputs
+        for graph in map(Graph.read, self.graphs.values()):
+            yield from graph.outputs
+            for node in graph.nodes:
+                yield from node.reads()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph's nodes in the order they are computed, constants' bytes by name, names of outputs, and other fields."""
+
+    nodes: Sequence[Node]
+    constants: Mapping[str, memoryview]
+    outputs: Sequence[str]
+    rest: bytes
+
+    @classmethod
+    def read(cls, data: memoryview) -> Graph:
+        """Of a serialized GraphProto."""
+        nodes, constants, outputs, rest = [], {}, [], b""
+        for number, value in fields(data):
+            if number == GRAPH_NODE:
+                nodes.append(Node.read(message_of(value)))
+            elif number == GRAPH_INITIALIZER:
+                constants[_name(message_of(value), TENSOR_NAME)] = message_of(value)
+            elif number in (GRAPH_NAME, GRAPH_INPUT, GRAPH_OUTPUT):
+                rest += protobuf.field(number, value)
+                if number == GRAPH_OUTPUT:
+                    outputs.append(_name(message_of(value), VALUE_NAME))
+        return cls(nodes, constants, outputs, rest)
+
+
+class Branches:
+    """The graphs of a file, to be taken out one at a time."""
+
+    def __init__(self, file: OnnxFile):
+        """Raises `InvalidFile`."""
+        self.file, self.rest, graph = file, b"", memoryview(b"")
+        try:
+            for number, value in fields(memoryview(file.data)):
+                if number == MODEL_GRAPH:
+                    graph = message_of(value)
+                elif number != MODEL_METADATA:
+                    self.rest += protobuf.field(number, value)
+            self.graph = Graph.read(graph)
+        except (IndexError, KeyError, ValueError) as error:
+            raise InvalidFile("the model is not a readable ONNX file") from error
+
+    def model(self, stage: int) -> bytes:
+        """The model of the graph with that number; inputs and outputs are those of all. Raises `InvalidFile`."""
+        try:
+            nodes = list(self.chosen(self.graph.nodes, stage))
+        except (IndexError, KeyError, ValueError) as error:
+            raise InvalidFile("the model is not a readable ONNX file") from error
+        needed, kept = set(self.graph.outputs), []
+        for node in reversed(nodes):
+            if not needed.isdisjoint(node.outputs):
+                needed.update(node.reads())
+                kept.append(protobuf.field(GRAPH_NODE, node.data))
+        if STAGE in needed:
+            raise InvalidFile(f"the model does not tell its graphs apart by the constant {STAGE}")
+        constants = [
+            protobuf.field(GRAPH_INITIALIZER, data) for name, data in self.graph.constants.items() if name in needed
+        ]
+        graph = b"".join([*kept[::-1], *constants, self.graph.rest])
+        return self.rest + protobuf.field(MODEL_GRAPH, graph)
+
+    def chosen(self, nodes: Sequence[Node], stage: int) -> Iterator[Node]:
+        """Nodes, with those of the branch that is taken in place of every If on the stage's number."""
+        settled: dict[str, bool] = {}
+        for node in nodes:
+            if node.kind in CONDITIONS and STAGE in node.inputs:
+                first, second = (self.number(name, stage) for name in node.inputs)
+                settled[node.outputs[0]] = bool(CONDITIONS[node.kind](first, second))
+            elif node.kind == "If" and node.inputs[0] in settled:
+                branch = Graph.read(node.graphs["then_branch" if settled[node.inputs[0]] else "else_branch"])
+                yield from self.chosen(branch.nodes, stage)
+                yield from map(Node.same, branch.outputs, node.outputs)
+            else:
+                yield node
+
+    def number(self, name: str, stage: int) -> Any:
+        """A constant that is compared, or the stage's number itself."""
+        return stage if name == STAGE else self.file.constants[name]
+
+
+def _graphs(attribute: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """Graphs that an attribute holds, by its name and their place."""
+    name, found = "", []
+    for number, value in fields(attribute):
+        if number == ATTRIBUTE_NAME:
+            name = text_of(value)
+        elif number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
+            found.append(message_of(value))
+    for place, graph in enumerate(found):
+        yield name if not place else f"{name}.{place}", graph
+
+
+def _name(message: memoryview, field_of_name: int) -> str:
+    """What a tensor or a value is called."""
+    return next((text_of(value) for number, value in fields(message) if number == field_of_name), "")
