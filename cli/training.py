@@ -52,7 +52,12 @@ def train(
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda.")] = "cpu",
     threads: Threads = None,
     sizes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=INT", help="A size of the network; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A size of the network, such as width=64 or groups=2,1; may be repeated.",
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from gencodec.errors import UsageError, unknown_name
+from gencodec.errors import unknown_name
 from gencodec.models.glow import Glow, GlowConfig
 from gencodec.models.nice import Nice, NiceConfig
 from gencodec.models.nvae import NVAE, NVAEConfig
@@ -16,6 +16,7 @@ from gencodec.models.photo import Photo, PhotoConfig
 from gencodec.models.pixelcnn import PixelCNN, PixelCNNConfig
 from gencodec.models.pixelrnn import PixelRNN, PixelRNNConfig
 from gencodec.models.realnvp import Realnvp, RealnvpConfig
+from gencodec.models.settings import parsed
 from gencodec.models.vae import VAE, VAEConfig
 
 
@@ -31,15 +32,8 @@ class Family:
     code lengths whose mean is in bits a subpixel: of the same shape, or one a tile."""
 
     def configured(self, settings: Sequence[str]) -> Any:
-        """The default sizes with `NAME=INT` settings applied. Raises `UsageError`."""
-        sizes = {f.name for f in fields(self.config) if isinstance(f.default, int)}
-        changes = {}
-        for setting in settings:
-            name, _, value = setting.partition("=")
-            if name not in sizes or not value.isdecimal():
-                raise UsageError(f"{setting!r} is not NAME=INT; sizes of {self.name} are {', '.join(sorted(sizes))}")
-            changes[name] = int(value)
-        return replace(self.config(), **changes)
+        """The default sizes with `NAME=VALUE` settings applied. Raises `UsageError`."""
+        return replace(self.config(), **parsed(self.config, settings, self.name))
 
     def restored(self, sizes: dict[str, Any]) -> nn.Module:
         """A network of the sizes that a checkpoint holds."""

@@ -181,7 +181,7 @@ def test_held_out_bits_are_means_over_tiles_and_draw_the_same_noise(monkeypatch:
         (("photo", "--data", "EMPTY", "--checkpoint", "new.pt"), "too few pictures"),
         (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--resume"), "there is no checkpoint new.pt"),
         (("photo", "--data", "PHOTOS", "--checkpoint", "OLD"), "--resume goes on with it"),
-        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--set", "hiden=3"), "is not NAME=INT"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--set", "hiden=3"), "did you mean hidden?"),
         (
             ("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "OLD", "--set", "hidden=9"),
             "does not fit",
@@ -245,5 +245,5 @@ def test_every_family_is_restored_from_its_sizes() -> None:
         network = family.build(family.configured([]))
         again = family.restored({})
         assert [p.shape for p in network.parameters()] == [p.shape for p in again.parameters()]
-    with pytest.raises(UsageError, match="NAME=INT"):
+    with pytest.raises(UsageError, match="NAME=VALUE"):
         find_family("photo").configured(["hidden=-1"])
