@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gencodec.cli import coding, failures, generation, inspection, training
+from gencodec.cli import coding, evaluation, failures, generation, inspection, training
 
 # \b keeps the lines that follow as they are.
 EPILOG = """\b
@@ -53,6 +53,7 @@ app.command()(inspection.info)
 app.command()(inspection.verify)
 app.command()(inspection.models)
 app.command()(generation.generate)
+app.command()(evaluation.evaluate)
 app.command()(training.train)
 app.command()(training.export)
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     "cli",
     "codec",
+    "evaluation",
     "export",
     "models",
     "runtime",
@@ -56,7 +57,9 @@ def test_links_serve_the_bare_checkout(source: str) -> None:
     assert os.readlink(link) == f"../{source}"
 
 
-@pytest.mark.parametrize("module", ["gencodec", "gencodec.codec.api", "gencodec.runtime", "gencodec.cli"])
+@pytest.mark.parametrize(
+    "module", ["gencodec", "gencodec.codec.api", "gencodec.evaluation.run", "gencodec.runtime", "gencodec.cli"]
+)
 def test_torch_is_not_needed(module: str) -> None:
     done = run(f"import sys, {module}; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr

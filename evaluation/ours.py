@@ -1,0 +1,89 @@
+"""gencodec's models as contenders: installed ones by name, exported ones by file, lossless and lossy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gencodec
+from gencodec import runtime
+from gencodec.codec import codecs
+from gencodec.codec.api import DEFAULT_EFFORT
+from gencodec.errors import UsageError
+from gencodec.evaluation.protocol import Estimate, Options
+
+if TYPE_CHECKING:
+    from gencodec.codec.image import Image
+    from gencodec.runtime import ModelCard
+
+
+@dataclass(frozen=True)
+class Own:
+    """gencodec with one model at one effort or, where it is lossy, at one quality."""
+
+    codec: str
+    quality: float | None
+    model: str
+    card: ModelCard
+    effort: int
+    options: Options
+    missing: str = ""
+
+    @property
+    def version(self) -> str:
+        return f"gencodec {gencodec.__version__}"
+
+    @property
+    def settings(self) -> str:
+        rate = f"effort {self.effort}" if self.quality is None else f"quality {self.quality:g}"
+        weights = self.card.sha256[:16]
+        threads, device = self.options.threads, self.options.device
+        return f"{self.card.name}, weights {weights}, {rate}, {threads} threads, device {device}"
+
+    @property
+    def lossless(self) -> bool:
+        return self.quality is None
+
+    def encode(self, image: Image) -> bytes:
+        """Return the .gnc file."""
+        rate: dict[str, Any] = {"effort": self.effort} if self.quality is None else {"quality": int(self.quality)}
+        return gencodec.compress(
+            image, model=self.model, threads=self.options.threads, device=self.options.device, **rate
+        )
+
+    def decode(self, data: bytes) -> Image:
+        """Return the image, by the model's own file where it does not ship."""
+        threads, device = self.options.threads, self.options.device
+        return gencodec.decompress(data, model=str(self.card.file), threads=threads, device=device)
+
+    def estimate(self, data: bytes) -> Estimate | None:
+        """What the file says that the model expected."""
+        found = gencodec.info(data, model=str(self.card.file))
+        return Estimate(found.estimate_bits, found.initial_bits) if found.estimate_bits else None
+
+
+def parse(name: str) -> tuple[ModelCard, str, int]:
+    """Card, model and effort of `NAME`, `NAME@EFFORT`, or a file instead of a name. Raises UsageError."""
+    model, mark, effort = name.rpartition("@")
+    if not mark or not effort.isdigit():
+        model, effort = name, str(DEFAULT_EFFORT)
+    if not 1 <= int(effort) <= 9:
+        raise UsageError(f"the effort of {name} is not from 1 to 9")
+    return runtime.find_model(model), model, int(effort)
+
+
+def sweep(name: str, qualities: Sequence[int]) -> Sequence[int | None]:
+    """The qualities at which a model is measured: none for a lossless one. Raises UsageError."""
+    card, _, _ = parse(name)
+    if card.family not in getattr(codecs, "LOSSY", ()):
+        return (None,)
+    if not all(1 <= quality <= 100 for quality in qualities):
+        raise UsageError("the qualities of lossy models are from 1 to 100")
+    return qualities
+
+
+def make(name: str, quality: float | None, options: Options) -> Own:
+    """The contender of a model's name. Raises UsageError."""
+    card, model, effort = parse(name)
+    return Own(name, quality, model, card, effort, options)

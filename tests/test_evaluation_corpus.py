@@ -1,0 +1,68 @@
+"""`gencodec evaluate`: where pictures come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from gencodec.errors import UsageError
+from gencodec.evaluation import corpus
+from tests.photographs import photograph
+
+SHAPES = {"a.png": (40, 48), "b.png": (56, 36)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two small images and one that is broken."""
+    made = tmp_path / "set"
+    made.mkdir()
+    for name, (height, width) in SHAPES.items():
+        PillowImage.fromarray(photograph(1, height, width)).save(made / name)
+    (made / "c.png").write_bytes((made / "a.png").read_bytes()[:200])
+    return made
+
+
+def test_pictures_are_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "notes.md").write_text("no image")
+    (folder / "below").mkdir()
+    (folder / "below/d.png").write_bytes((folder / "a.png").read_bytes())
+    names = [picture.name for picture in corpus.find([str(folder)])]
+    assert names == ["set/a.png", "set/b.png", "set/below/d.png", "set/c.png"]
+    assert [picture.group for picture in corpus.find([str(folder)], every=2)] == ["set", "set"]
+    assert len(corpus.find([str(folder), str(folder / "a.png")])) == 4
+    assert len(corpus.find([f"{folder}/*.png"], limit=2)) == 2
+    (tmp_path / "mine.txt").write_text("set/b.png\n\nset/a.png\n")
+    assert [picture.name for picture in corpus.find([str(tmp_path / "mine.txt")])] == [
+        "mine/set/b.png",
+        "mine/set/a.png",
+    ]
+
+
+def test_sets_of_small_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cifar10").mkdir()
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3), np.uint8)
+    np.save(tmp_path / "cifar10/test_x.npy", pictures)
+    monkeypatch.setenv(corpus.PLACE, str(tmp_path))
+    monkeypatch.chdir(tmp_path / "cifar10")
+    found = corpus.find(["cifar10"], limit=11)
+    assert [found[0].name, found[-1].name] == ["cifar10/00", "cifar10/10"]
+    assert np.array_equal(found[3].read().pixels, pictures[3])
+    assert found[3].digest() != found[4].digest()
+    assert len(corpus.find([str(tmp_path / "cifar10")])) == len(corpus.find(["test_x.npy"])) == 12
+    np.save(tmp_path / "other.npy", np.zeros(3))
+    with pytest.raises(UsageError, match="pictures are an array of uint8"):
+        corpus.find([str(tmp_path / "other.npy")])
+    monkeypatch.delenv(corpus.PLACE)
+    with pytest.raises(UsageError, match=r"there is no file or folder mnist, nor one in \$GENCODEC_DATA"):
+        corpus.find(["mnist"])
+
+
+def test_sources_without_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no images \(.png, "):
+        corpus.find([str(tmp_path)])
+    with pytest.raises(UsageError, match="there is no file or folder"):
+        corpus.find([str(tmp_path / "nowhere")])
