@@ -50,8 +50,17 @@ def compress(
     output_dir: OutputDir = None,
     force: Force = False,
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="A name of `gencodec models`, or an ONNX file.")
-    ] = "photo",
+        str | None, typer.Option("--model", metavar="NAME", help="A name of `gencodec models`, or an ONNX file.")
+    ] = None,
+    quality: Annotated[
+        float | None, typer.Option("--quality", metavar="1..100", help="Code with loss; 100 is the most accurate.")
+    ] = None,
+    target_bpp: Annotated[
+        float | None, typer.Option("--target-bpp", metavar="BITS", help="Code with loss, to so many bits a pixel.")
+    ] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option("--target-psnr", metavar="DB", help="Code with loss, to at least this PSNR.")
+    ] = None,
     effort: Annotated[
         int, typer.Option("--effort", min=1, max=9, help="1: quick, 9: as long as it makes smaller files.")
     ] = 5,
@@ -64,17 +73,23 @@ def compress(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write images as .gnc files: img.png becomes img.png.gnc."""
+    """Write images as .gnc files: img.png becomes img.png.gnc. Without loss, unless a quality or target is given."""
     jobs = files.plan(sources, output, output_dir, files.compressed_name)
+    from gencodec import runtime
     from gencodec.codec import api, formats
+    from gencodec.codec.codecs import LOSSY
+    from gencodec.codec.quality import Wish
 
     check_model(model)
     _prepare(jobs, output_dir, as_json)
-    encode = partial(api.compress, model=model, effort=effort, threads=threads, device=device)
+    Wish(quality, target_bpp, target_psnr)  # refuses what no file can have
+    wish = {"quality": quality, "target_bpp": target_bpp, "target_psnr": target_psnr}
+    encode = partial(api.compress, model=model, effort=effort, **wish, threads=threads, device=device)
+    lossy = any(value is not None for value in wish.values()) or runtime.find_model(model or "photo").family in LOSSY
 
     def work(job: files.Job) -> Outcome:
         source = files.read(job.source)
-        image = formats.read_image(source, allow_lossy=force_lossy_source)
+        image = formats.read_image(source, allow_lossy=force_lossy_source or lossy)
         with progress.bar(job.source, quiet=quiet) as advance:
             data = encode(image, progress=advance, note=advance and advance.note)
         files.write(job.target, data)
@@ -94,6 +109,9 @@ def decompress(
     region: Annotated[
         str | None, typer.Option("--region", metavar="X,Y,W,H", help="Decode only this part, in pixels.")
     ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Decode a lossy file's coarse latents alone: a rougher picture, sooner.")
+    ] = False,
     image_format: Annotated[
         str | None,
         typer.Option("--format", metavar="NAME", help="png, ppm, tiff...; default: by output name."),
@@ -113,7 +131,7 @@ def decompress(
     chosen = None if image_format is None else formats.format_of(f"image.{image_format}")
     jobs = files.plan(sources, output, output_dir, partial(files.decompressed_name, image_format=chosen))
     _prepare(jobs, output_dir, as_json)
-    decode = partial(api.decompress, region=part, model=model, threads=threads, device=device)
+    decode = partial(api.decompress, region=part, preview=preview, model=model, threads=threads, device=device)
 
     def work(job: files.Job) -> Outcome:
         target_format = chosen or formats.format_of(job.target)

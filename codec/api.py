@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from gencodec.codec import container as gnc
 from gencodec.codec import ordinary, samples
 from gencodec.codec.atomic import write_file
+from gencodec.codec.codecs import LOSSY
 from gencodec.codec.container import Coder, Container, Header, ModelRef, Section, SectionKind
 from gencodec.codec.image import Image, Metadata
+from gencodec.codec.quality import Wish
 from gencodec.codec.samples import Progress, Region
 from gencodec.errors import GencodecError, InvalidFile, UnknownModel, UnsupportedImage, UsageError
 
@@ -28,6 +30,7 @@ MAX_METADATA = 1 << 26
 """The most bytes that metadata may have, before DEFLATE."""
 
 DEFAULT_EFFORT = 5
+DEFAULT_LOSSY = "nvae-lossy"
 DEFAULT_FAMILY = "photo"
 """The family that gives way to ordinary coders where these are better; others are asked for to see what they do."""
 
@@ -52,7 +55,8 @@ class FileInfo:
     tell it apart in either case. `estimate_bits`: what the model itself expected the color to take;
     `overhead`: the share by which the payload exceeds that. `initial_bits`: of a model that codes by bits-back, what
     the tiles take that are coded directly, for the first choices to be drawn from. `color_codes`: the system whose
-    luma and chroma codes were coded in place of colors, if they were. `metadata`: the fields present, profiles and
+    luma and chroma codes were coded in place of colors, if they were. `lossy`: whether the samples differ from those
+    that were coded. `metadata`: the fields present, profiles and
     packets by their length.
     """
 
@@ -72,34 +76,51 @@ class FileInfo:
     initial_bits: int | None
     color_codes: str | None
     metadata: dict[str, int | tuple[int, ...]]
+    lossy: bool
 
 
 def compress(
     image: Image | NDArray[Any] | Source,
     *,
-    model: str = "photo",
+    model: str | None = None,
     effort: int = DEFAULT_EFFORT,
+    quality: float | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
     threads: int | None = None,
     device: str = "auto",
     allow_lossy: bool = False,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> bytes:
-    """Code an image losslessly as the bytes of a .gnc file.
+    """Code an image as the bytes of a .gnc file, losslessly unless a quality or target is given.
 
     `image`: an Image; an array of shape (H, W) or (H, W, C) and dtype bool, uint8 or uint16; or an image
     file as a path, an open binary file or bytes. `model` is a model's name or alias, or the path of an
-    exported ONNX file; by its alias `photo`, pictures that were made of luma and chroma codes get the model
-    for those. `effort` from 1 to 9: how long the model is fitted to the image, from not at all to as long as
-    it pays. `allow_lossy` takes image files of lossy formats too. `progress` is called with the share done, 0
-    to 1, and `note` with lines that say what is being done. Raises GencodecError on what cannot be coded.
+    exported ONNX file, by default `photo` or, with loss, `nvae-lossy`; by its alias `photo`, pictures that were made of
+    luma and chroma codes get the model for those. `effort` from 1 to 9: how long a lossless model is fitted to the
+    image, from not at all to as long as it pays.
+
+    A `quality` from 1 to 100, a `target_bpp` in bits a pixel of the whole file, or a `target_psnr`, the least PSNR in
+    dB, codes with loss, but alpha without; where a lossless file would be no larger, it is lossless.
+
+    `allow_lossy` takes image files of lossy formats too. `progress` is called with the share done, 0 to 1, and `note`
+    with lines that say what is being done. Raises GencodecError on what cannot be coded.
     """
     from gencodec import runtime
 
     if not 1 <= effort <= 9:
         raise UsageError(f"the effort is from 1 to 9, not {effort}")
+    wish = Wish(quality, target_bpp, target_psnr)
+    model = model or (DEFAULT_LOSSY if wish.given else DEFAULT_FAMILY)
     card = runtime.find_model(model)
     load = partial(_load_encoder, threads=threads, device=device)
+    if card.family in LOSSY:
+        image = _as_image(image, allow_lossy=True)
+        coded = _encode_lossy(image, load(card), wish, progress)
+        return coded or compress(image, threads=threads, device=device, progress=progress, note=note)
+    if wish.given:
+        raise UsageError(f"the model {model} codes without loss; a quality or target is for others")
     # a model that is asked for by its full name codes colors as they are
     other = card.for_codes if model in card.aliases else ""
     for_codes = partial(load, runtime.find_model(other)) if other else None
@@ -121,10 +142,29 @@ def compress(
     return file
 
 
+def _encode_lossy(image: Image, model: Model, wish: Wish, progress: Progress | None) -> bytes | None:
+    """The file of an image at the quality that is wished for; None where a lossless one would be no larger."""
+    from gencodec.codec import quality
+
+    metadata = _encode_metadata(image.metadata)
+
+    def file(coded: quality.Coded) -> bytes:
+        sections, checksum = coded
+        return gnc.write(
+            Container(image.width, image.height, image.channels, 8, checksum, metadata + sections, lossy=True)
+        )
+
+    coded = quality.encode(image, model, wish, lambda coded: len(file(coded)), progress=progress)
+    if progress:
+        progress(1.0)
+    return None if coded is None else file(coded)
+
+
 def decompress(
     data: Source,
     *,
     region: Region | None = None,
+    preview: bool = False,
     model: str | None = None,
     threads: int | None = None,
     device: str = "auto",
@@ -136,7 +176,8 @@ def decompress(
     then the path of its ONNX file.
 
     `region` (x, y, width, height) decodes only that part, and no more of the neural codec's tiles than it
-    needs; the checksum over all samples is then left unchecked. Raises InvalidFile on damaged files and on
+    needs; the checksum over all samples is then left unchecked. `preview` decodes the coarse latents of a lossy file
+    alone. Raises InvalidFile on damaged files and on
     files that need a model which is not installed, UsageError on a region outside the image.
     """
     container = gnc.read(_load(data))
@@ -147,8 +188,16 @@ def decompress(
     def load_model(reference: ModelRef) -> Model:
         return _load_model(_find_card(reference, model), threads, device)
 
-    pixels = samples.decode(container, load_model, region=region, progress=progress)
-    if region is None and ordinary.checksum(pixels) != container.pixel_crc:
+    if container.lossy:
+        pixels, checksum = samples.decode_lossy(
+            container, load_model, region=region, preview=preview, progress=progress
+        )
+    elif preview:
+        raise UsageError("the file is lossless: it has no preview")
+    else:
+        pixels = samples.decode(container, load_model, region=region, progress=progress)
+        checksum = ordinary.checksum(pixels) if region is None else None
+    if checksum not in (None, container.pixel_crc):
         raise InvalidFile("the decoded samples do not match their checksum")
     try:
         image = Image(pixels, container.bit_depth, metadata)
@@ -202,8 +251,9 @@ def save(
     image: Image | NDArray[Any],
     target: str | os.PathLike[str] | BinaryIO,
     *,
-    model: str = "photo",
+    model: str | None = None,
     effort: int = DEFAULT_EFFORT,
+    quality: float | None = None,
     threads: int | None = None,
     device: str = "auto",
 ) -> None:
@@ -211,7 +261,7 @@ def save(
 
     A file at the path is replaced only when the new one is complete.
     """
-    data = compress(image, model=model, effort=effort, threads=threads, device=device)
+    data = compress(image, model=model, effort=effort, quality=quality, threads=threads, device=device)
     if isinstance(target, str | os.PathLike):
         write_file(target, data)
     else:
@@ -303,6 +353,7 @@ def _describe(
         initial_bits,
         color_codes,
         _summary(metadata),
+        header.lossy,
     )
 
 

@@ -12,6 +12,7 @@ from gencodec.errors import InvalidFile, UsageError
 
 if TYPE_CHECKING:
     from gencodec.codec.bitsback import TileCodec
+    from gencodec.codec.lossy import LossyCodec
     from gencodec.codec.photo import Encoded, Progress
     from gencodec.runtime import Model
 
@@ -20,6 +21,7 @@ AUTOREGRESSIVE = ("pixelcnn", "pixelrnn")
 FLOWS = ("nice", "realnvp", "glow")
 LATENT = ("vae", "nvae")
 BITS_BACK = (*FLOWS, *LATENT)
+LOSSY = ("beta-vae", "nvae-lossy", "vq-vae", "vq-vae-2")
 BATCH = 32
 """Samples that are drawn at a time."""
 
@@ -54,9 +56,24 @@ def codec_of(model: Model) -> PictureCodec:
         from gencodec.codec import bitsback
 
         return cast(PictureCodec, bitsback)
+    if model.family in LOSSY:
+        raise InvalidFile(f"the model {model.card.name} codes with loss, and the file claims to be lossless")
     from gencodec.codec import photo
 
     return cast(PictureCodec, photo)  # it refuses other families
+
+
+def lossy_codec_of(model: Model) -> LossyCodec:
+    """The codec of a model's family. Raises `InvalidFile` for a family that codes without loss."""
+    if model.family in ("beta-vae", "nvae-lossy"):
+        from gencodec.codec import hierarchy
+
+        return cast("LossyCodec", hierarchy)
+    if model.family in LOSSY:
+        from gencodec.codec import vq  # type: ignore[attr-defined]
+
+        return cast("LossyCodec", vq)
+    raise InvalidFile(f"the model {model.card.name} codes without loss, and the file claims to be lossy")
 
 
 def tile_codec(model: Model, temperature: float = 1.0) -> TileCodec:

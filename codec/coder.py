@@ -7,6 +7,8 @@ ANS is a bijection between naturals (Duda 2013, arXiv 1311.2540), so a symbol wi
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import Any, Protocol
 
 import constriction
@@ -29,6 +31,12 @@ _ANY = _stream.model.Uniform()
 _QUANTILE = _stream.model.Uniform(TOTAL)
 
 Index = NDArray[np.int64]
+
+
+@cache
+def _flag(share: int) -> Any:
+    """A model of numbers 0 and 1; the share is a fraction that floating point and constriction's 24 bits hold."""
+    return _stream.model.Bernoulli(share / TOTAL, perfect=False)
 
 
 class Stack(Protocol):
@@ -130,6 +138,21 @@ class IntervalCoder:
         value[open_] = self.stack.decode(_ANY, sizes[open_].astype(np.int32))
         self.bits -= float(np.log2(sizes).sum())
         return value
+
+    def push_flags(self, flags: Index, share: int) -> None:
+        """Push numbers 0 or 1 (n,), of which 1 has `share` out of 2**16, more than 0 and less than all."""
+        self.stack.encode_reverse(flags.astype(np.int32), _flag(share))
+        ones = int(flags.sum())
+        self.bits += ones * (TOTAL_BITS - math.log2(share))
+        self.bits += (len(flags) - ones) * (TOTAL_BITS - math.log2(TOTAL - share))
+
+    def pop_flags(self, share: int, count: int) -> Index:
+        """Pop `count` numbers that `push_flags` pushed with this share."""
+        flags = self.stack.decode(_flag(share), count).astype(np.int64)
+        ones = int(flags.sum())
+        self.bits -= ones * (TOTAL_BITS - math.log2(share))
+        self.bits -= (count - ones) * (TOTAL_BITS - math.log2(TOTAL - share))
+        return flags
 
     def _pop_rest(self, length: Index) -> Index:
         length = NARROWED.take(length)

@@ -12,9 +12,11 @@ from gencodec.codec.image import MAX_PIXELS
 from gencodec.errors import InvalidFile, UnsupportedImage
 
 MAGIC = b"\x8bGNC\r\n\x1a\n"
-VERSION = 2
+VERSION = 3
 FIRST_VERSION = 1
-"""Files without sections that version 2 added are written as version 1, which older programs read."""
+"""Files without what version 2 or 3 added are written as the version before, which older programs read."""
+LOSSY_FLAG = 1
+"""Of version 3: the samples are not those that were coded, and the checksum is that of what determines them."""
 
 MAX_SECTIONS = 8
 MAX_PAYLOAD = (1 << 32) - 1
@@ -104,6 +106,7 @@ class Header:
     pixel_crc: int
     entries: tuple[Entry, ...]
     bytes: int
+    lossy: bool = False
 
     @property
     def payload_bytes(self) -> int:
@@ -129,7 +132,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Container:
-    """A whole file: the size and checksum of the image, and its sections in the order of their kinds."""
+    """A whole file: the size and checksum of the image, and its sections in the order of their kinds.
+
+    Of a `lossy` one the checksum is that of the integers that its model's decoder finds, continued over alpha.
+    """
 
     width: int
     height: int
@@ -137,6 +143,7 @@ class Container:
     bit_depth: int
     pixel_crc: int
     sections: tuple[Section, ...]
+    lossy: bool = False
 
     def section(self, kind: SectionKind) -> Section | None:
         """Return the section of this kind, or None where there is none."""
@@ -155,8 +162,8 @@ def write(container: Container) -> bytes:
             raise UnsupportedImage(f"the coded image is too large: {len(section.payload)} bytes in one section")
     header = _FIXED.pack(
         MAGIC,
-        VERSION if any(section.kind in _SECOND for section in container.sections) else FIRST_VERSION,
-        0,
+        _least_version(container),
+        LOSSY_FLAG if container.lossy else 0,
         container.channels,
         container.bit_depth,
         container.width,
@@ -167,6 +174,13 @@ def write(container: Container) -> bytes:
     header += b"".join(_write_entry(section) for section in container.sections)
     header += _CRC.pack(zlib.crc32(header))
     return b"".join((header, *(section.payload for section in container.sections)))
+
+
+def _least_version(container: Container) -> int:
+    """The first version that has what a file holds."""
+    if container.lossy:
+        return VERSION
+    return FIRST_VERSION + any(section.kind in _SECOND for section in container.sections)
 
 
 def read(data: bytes) -> Container:
@@ -184,6 +198,7 @@ def read(data: bytes) -> Container:
         header.bit_depth,
         header.pixel_crc,
         tuple(_sections(data, header)),
+        header.lossy,
     )
 
 
@@ -205,14 +220,18 @@ def read_header(data: bytes) -> Header:
         raise InvalidFile("the file is truncated within its header")
     if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
         raise InvalidFile("the file is damaged: its header does not match its checksum")
-    if flags:
+    if flags & ~(LOSSY_FLAG if version == VERSION else 0):
         raise InvalidFile(f"the file sets reserved flags (0x{flags:02x})")
     entries = tuple(_read_entry(row) for row in rows)
     if version == FIRST_VERSION and any(entry.kind in _SECOND for entry in entries):
         raise InvalidFile(f"the file holds sections that format version {version} lacks")
-    header = Header(version, width, height, channels, depth, pixel_crc, entries, end + _CRC.size)
+    header = Header(
+        version, width, height, channels, depth, pixel_crc, entries, end + _CRC.size, bool(flags & LOSSY_FLAG)
+    )
     _check_image(header)
     _check_entries(channels, entries)
+    if header.lossy:
+        _check_lossy(header)
     return header
 
 
@@ -294,6 +313,14 @@ def _check_entries(channels: int, entries: Sequence[Entry]) -> None:
         raise InvalidFile("the file says how a model coded its color, but no model did")
     if SectionKind.CODES in kinds and channels < 3:
         raise InvalidFile("the file holds color codes of an image without color")
+
+
+def _check_lossy(header: Header) -> None:
+    """Raise InvalidFile unless a model coded the color, of 8 bits, as it is."""
+    if header.bit_depth != 8 or not any(entry.coder is Coder.MODEL for entry in header.entries):
+        raise InvalidFile("the file claims to be lossy, but no model coded its color")
+    if any(entry.kind in _SECOND for entry in header.entries):
+        raise InvalidFile("the file claims to be lossy, but holds what lossless coding needs")
 
 
 def _sections(data: bytes, header: Header) -> Iterator[Section]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from gencodec.codec import choice, colorcodes, ordinary
 from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind, least_payload
 from gencodec.codec.image import PACKED_DEPTHS, Pixels
-from gencodec.errors import InvalidFile
+from gencodec.errors import InvalidFile, UnsupportedImage
 
 if TYPE_CHECKING:
     from gencodec.runtime import Model
@@ -88,6 +89,71 @@ def decode(
         if section.kind in (SectionKind.COLOR, SectionKind.ALPHA, SectionKind.PIXELS)
     ]
     return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0]
+
+
+def encode_ordinary(pixels: Pixels) -> tuple[Section, ...]:
+    """Code samples (H, W, C) without loss by the best ordinary coders."""
+    color, alpha = _split(pixels)
+    return _encode_ordinary(pixels, color, alpha, least_payload(pixels.shape[0] * pixels.shape[1]))
+
+
+def color_of(pixels: Pixels) -> Pixels:
+    """Samples (H, W, C) without alpha."""
+    return _split(pixels)[0]
+
+
+def color_payload(sections: tuple[Section, ...]) -> bytes:
+    """The payload of the section that holds the color."""
+    return next(section.payload for section in sections if section.kind is SectionKind.COLOR)
+
+
+def encode_lossy(
+    pixels: Pixels, bit_depth: int, model: Model, level: int, progress: Progress | None = None
+) -> tuple[tuple[Section, ...], int]:
+    """Code samples (H, W, C) at a quality level of the model, alpha without loss; and the file's checksum.
+
+    Raises `UnsupportedImage` for samples of other than 8 bits.
+    """
+    from gencodec.codec import codecs
+
+    if bit_depth != 8:
+        raise UnsupportedImage(f"lossy coding takes samples of 8 bits, and the image has {bit_depth}")
+    color, alpha = _split(pixels)
+    coded = codecs.lossy_codec_of(model).encode(cast(NDArray[np.uint8], color), model, level=level, progress=progress)
+    reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
+    sections = [Section(SectionKind.COLOR, Coder.MODEL, coded.payload, reference, int(np.ceil(coded.bits / 8)))]
+    if alpha is None:
+        return tuple(sections), coded.checksum
+    sections.append(_encode_section(SectionKind.ALPHA, alpha))
+    return tuple(sections), zlib.crc32(alpha.tobytes(), coded.checksum)
+
+
+def decode_lossy(
+    container: Container,
+    load_model: Callable[[ModelRef], Model],
+    *,
+    region: Region | None = None,
+    preview: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Pixels, int | None]:
+    """Decode the samples (h, w, C) of a region, or of the whole image, and their checksum, None if it is not known.
+
+    Raises InvalidFile where a payload does not hold what it must.
+    """
+    from gencodec.codec import codecs
+
+    color, alpha = (container.section(kind) for kind in (SectionKind.COLOR, SectionKind.ALPHA))
+    if color is None or color.model is None:
+        raise InvalidFile("the file claims to be lossy, but no model coded its color")
+    model = load_model(color.model)
+    shape = (container.height, container.width, container.channels - (container.channels in (2, 4)))
+    decode = codecs.lossy_codec_of(model).decode
+    found = decode(color.payload, shape, model, region=region, preview=preview, progress=progress)
+    if alpha is None:
+        return found.pixels, found.checksum
+    plane = _decode_section(alpha, container, load_model, region, None)
+    crc = None if found.checksum is None else zlib.crc32(plane.tobytes(), found.checksum)
+    return np.concatenate([found.pixels, plane], axis=2), crc
 
 
 def color_system(codes: Section) -> colorcodes.ColorCodes:

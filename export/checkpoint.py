@@ -16,7 +16,9 @@ from gencodec.errors import InvalidFile, UsageError
 from gencodec.export.autoregressive import export_autoregressive
 from gencodec.export.flow import export_flow
 from gencodec.export.latents import export_latents
+from gencodec.export.lossy import export_lossy
 from gencodec.export.photo import export_photo
+from gencodec.export.vq import export_vq
 from gencodec.models.data import held_out_tiles, load_photos, split
 from gencodec.models.families import find_family
 
@@ -28,6 +30,8 @@ EXPORTERS = cast(
         **dict.fromkeys(("pixelcnn", "pixelrnn"), export_autoregressive),
         **dict.fromkeys(("nice", "realnvp", "glow"), export_flow),
         **dict.fromkeys(("vae", "nvae"), export_latents),
+        **dict.fromkeys(("beta-vae", "nvae-lossy"), export_lossy),
+        **dict.fromkeys(("vq-vae", "vq-vae-2"), export_vq),
     },
 )
 EVERY = 4

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from gencodec.export.exact import ExactGraph
+from gencodec.export.floats import FloatStage, add_floats
 from gencodec.export.lower import lower
 from gencodec.export.values import Value
 
@@ -44,11 +45,13 @@ def write_model(
     card: Mapping[str, str],
     *,
     axis: int,
+    floats: Sequence[FloatStage] = (),
 ) -> None:
     """Write the `stages` of a model, exact and proved, with its tables and metadata.
 
     Inputs and outputs are float32 arrays of integers, (features, positions) for `axis` 0 and (batch, features, height,
-    width) for 1. Raises `InexactGraph`.
+    width) for 1. `floats` are graphs of floating point, on pictures, which no entropy coder depends on. Raises
+    `InexactGraph`.
     """
     graph = ExactGraph(axis)
     branches, table = [], []
@@ -58,6 +61,10 @@ def write_model(
         outputs = [value.name for value in lower(stage.module.eval(), named, graph, stage.name)]
         branches.append((graph.nodes, outputs))
         table.append({"name": stage.name, "inputs": len(named), "outputs": len(outputs)})
+    for stage in floats:
+        branches.append(add_floats(graph, stage))
+        sizes = {"inputs": len(stage.examples), "outputs": stage.outputs}
+        table.append({"name": stage.name, **sizes, "float": True})
     for name, array in constants.items():
         graph.constant(array, name)
     rank = 4 if axis else 2

@@ -10,6 +10,7 @@ from torch import nn
 
 from gencodec.errors import unknown_name
 from gencodec.models.glow import Glow, GlowConfig
+from gencodec.models.lossy import BetaVAEConfig, Lossy, LossyConfig
 from gencodec.models.nice import Nice, NiceConfig
 from gencodec.models.nvae import NVAE, NVAEConfig
 from gencodec.models.photo import Photo, PhotoConfig
@@ -18,6 +19,8 @@ from gencodec.models.pixelrnn import PixelRNN, PixelRNNConfig
 from gencodec.models.realnvp import Realnvp, RealnvpConfig
 from gencodec.models.settings import parsed
 from gencodec.models.vae import VAE, VAEConfig
+from gencodec.models.vqvae import VQVAE, VQVAEConfig
+from gencodec.models.vqvae2 import VQVAE2, VQVAE2Config
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Family:
     """A frozen dataclass of sizes."""
     build: Callable[[Any], nn.Module]
     """Of a config, a network that takes tiles (3, batch, height, width) of gray levels, green, red and blue, and gives
-    code lengths whose mean is in bits a subpixel: of the same shape, or one a tile."""
+    code lengths whose mean is in bits a subpixel: of the same shape, or one a tile. Lossy ones add what errors cost."""
 
     def configured(self, settings: Sequence[str]) -> Any:
         """The default sizes with `NAME=VALUE` settings applied. Raises `UsageError`."""
@@ -51,6 +54,10 @@ FAMILIES = {
         Family("glow", GlowConfig, Glow),
         Family("vae", VAEConfig, VAE),
         Family("nvae", NVAEConfig, NVAE),
+        Family("vq-vae", VQVAEConfig, VQVAE),
+        Family("vq-vae-2", VQVAE2Config, VQVAE2),
+        Family("beta-vae", BetaVAEConfig, Lossy),
+        Family("nvae-lossy", LossyConfig, Lossy),
     )
 }
 

@@ -43,7 +43,7 @@ class ModelCard:
     @property
     def family(self) -> str:
         """The part of the name before the size, or what the file states."""
-        return self.stated_family or self.name.split("-")[0]
+        return self.stated_family or self.name.rsplit("-", 1)[0]
 
     @property
     def weights_prefix(self) -> bytes:
@@ -154,7 +154,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="nvae-base.1",
         wire_id=22,
-        sha256="e6ebb721ea4254c954c770bbd1f9b3410109317d54952e4472a4053575d688b7",
+        sha256="be40565e83818e4aafef14aaf33f9407fbc3234fa5aba84c768ba9153ed47e8e",
         file=WEIGHTS / "nvae-base.1.onnx",
         summary="lossless: NVAE, a hierarchy of latent groups, coded by bits-back",
         licence="Apache-2.0",

@@ -1,0 +1,98 @@
+"""What lossy codecs give and take: pictures <-> payloads at quality levels, and the search for a level.
+
+A lossy codec is a module with the functions of `LossyCodec`. A quality of 1 to 100, as users state it, is a position
+between the model's lowest level and its highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from gencodec.codec.photo import Progress
+    from gencodec.runtime import Model
+
+Pixels = NDArray[np.uint8]
+Region = tuple[int, int, int, int]
+LOWEST, HIGHEST = 1, 100
+"""Qualities, as users state them."""
+TOLERANCE = 0.05
+"""Share by which a size may miss its target."""
+
+
+@dataclass(frozen=True)
+class LossyEncoded:
+    """A coded picture."""
+
+    payload: bytes
+    bits: float
+    """Code length by the exact model's own probabilities."""
+    checksum: int
+    """CRC-32 of the integers that a decoder finds, before floating point comes in."""
+
+
+@dataclass(frozen=True)
+class LossyDecoded:
+    """A decoded picture, (height, width, 1 or 3), and the CRC-32 of the integers it was made of."""
+
+    pixels: Pixels
+    checksum: int | None
+    """None where only a part was decoded."""
+
+
+class LossyCodec(Protocol):
+    """What a lossy family's module gives."""
+
+    def levels(self, model: Model) -> int:
+        """How many quality levels there are, of rising rate."""
+        ...
+
+    def encode(self, pixels: Pixels, model: Model, *, level: int, progress: Progress | None = None) -> LossyEncoded:
+        """Code pixels (height, width, 1 or 3) at a level from 0."""
+        ...
+
+    def decode(
+        self,
+        payload: bytes,
+        shape: tuple[int, int, int],
+        model: Model,
+        *,
+        region: Region | None = None,
+        preview: bool = False,
+        progress: Progress | None = None,
+    ) -> LossyDecoded:
+        """The pixels of `shape`, or of a region (x, y, width, height); `preview`: from the first groups alone.
+
+        Raises `InvalidFile`.
+        """
+        ...
+
+
+def quality_of(level: int, levels: int) -> float:
+    """The quality from 1 to 100 of a level."""
+    return LOWEST + (HIGHEST - LOWEST) * level / max(1, levels - 1)
+
+
+def level_of(quality: float, levels: int) -> int:
+    """The level of a quality from 1 to 100."""
+    return round((quality - LOWEST) / (HIGHEST - LOWEST) * (levels - 1))
+
+
+def first_reaching(measure: Callable[[int], float], wanted: float, levels: int) -> int:
+    """The first level whose measure, which rises with the level, is at least what is wanted; the last if none is."""
+    low, high = -1, levels - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if measure(middle) >= wanted else (middle, high)
+    return high
+
+
+def psnr(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
+    """Peak signal-to-noise ratio in dB of 8-bit pixels of one shape; infinite where they are equal."""
+    error = float(np.square(a.astype(np.float64) - b.astype(np.float64)).mean())
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))

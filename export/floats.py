@@ -1,0 +1,81 @@
+"""Networks of floating point as graphs beside the exact ones: the transforms of lossy codecs.
+
+Their weights are kept in float16. What they give differs in its last digits between machines, so that nothing that an
+entropy coder sees may depend on it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from gencodec.export.exact import ExactGraph
+
+OPSET = 17
+SHARED_FROM = 64
+"""Elements from which constants are weights, kept as float16."""
+
+
+@dataclass(frozen=True)
+class FloatStage:
+    """One graph: its name, the module it computes, examples of its inputs, and how many arrays it gives."""
+
+    name: str
+    module: nn.Module
+    examples: tuple[Tensor, ...]
+    outputs: int = 1
+
+
+def translated(stage: FloatStage) -> onnx.ModelProto:
+    """The module as a graph of inputs in0, in1... whose sizes are free, and outputs out0..."""
+    inputs, outputs = [f"in{i}" for i in range(len(stage.examples))], [f"out{i}" for i in range(stage.outputs)]
+    axes = {name: {d: f"{name}_{d}" for d in (0, 2, 3)} for name in (*inputs, *outputs)}
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), torch.no_grad():
+        file = Path(place) / "graph.onnx"
+        warnings.simplefilter("ignore")  # the exporter that needs no other package is called old
+        torch.onnx.export(
+            stage.module.eval(),
+            stage.examples,
+            file,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes=axes,
+        )
+        return onnx.load(file)
+
+
+def add_floats(graph: ExactGraph, stage: FloatStage) -> tuple[list[onnx.NodeProto], list[str]]:
+    """A stage's nodes and the names of its outputs; its weights become constants of `graph`."""
+    model = translated(stage).graph
+    inputs = {value.name for value in model.input}
+
+    def renamed(name: str) -> str:
+        return name if name in inputs or not name else f"{stage.name}/{name}"
+
+    for tensor in model.initializer:
+        array = numpy_helper.to_array(tensor)
+        name = renamed(tensor.name)
+        if array.dtype != np.float32 or array.size < SHARED_FROM:
+            graph.constant(array, name)
+            continue
+        stored = graph.constant(array.astype(np.float16))
+        graph.constant_nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+    nodes = []
+    for node in model.node:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = ""
+        copy.input[:] = [renamed(name) for name in node.input]
+        copy.output[:] = [renamed(name) for name in node.output]
+        nodes.append(copy)
+    return nodes, [renamed(value.name) for value in model.output]
