@@ -14,7 +14,7 @@ class NVAEConfig:
     """Scales whose groups are lattices of pixels: strides 2, 4, ... 2**lattice."""
     groups: tuple[int, ...] = (1,)
     """Free groups at each of the next coarser strides."""
-    points: int = 0
+    points: int = 1
     """1: posteriors of lattice groups are points, the picture's own pixels; only free groups draw bits."""
     latents: int = 16
     """Latents of a free group at each position."""

@@ -46,6 +46,7 @@ Tiles = NDArray[np.uint8]
 SIDE = 16
 LATTICE = NVAEConfig(
     tile=SIDE,
+    points=0,
     lattice=2,
     groups=(1, 1),
     latents=3,

@@ -16,6 +16,7 @@ from gencodec.models.soap import Soap
 
 TINY = NVAEConfig(
     tile=16,
+    points=0,
     lattice=2,
     groups=(1, 1),
     latents=3,
