@@ -59,8 +59,8 @@ class Lowering(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
         module = self.fetch_attr(str(target))
-        if isinstance(module, ExactLinear) and not self.exact.axis:
-            return self.linear(module, args[0])
+        if isinstance(module, ExactLinear):
+            return self.pointwise(module, args[0]) if self.exact.axis else self.linear(module, args[0])
         if isinstance(module, ExactConv) and self.exact.axis:
             return self.conv(module, args[0])
         if isinstance(module, Table):
@@ -92,6 +92,13 @@ class Lowering(fx.Interpreter):
         """A weighted sum; the integers are those that the layer trained with."""
         self.check_grid(x, module.sources)
         return self.exact.linear(self.layer, x, *self.integers(module), grids(module.targets))
+
+    def pointwise(self, module: ExactLinear, x: Value) -> Value:
+        """A weighted sum at every position of pictures, which is a convolution by 1 x 1."""
+        self.check_grid(x, module.sources)
+        weights, biases, scales = self.integers(module)
+        shape = {"stride": 1, "padding": (0, 0), "groups": 1}
+        return self.exact.conv(self.layer, x, weights[:, :, None, None], biases, scales, grids(module.targets), **shape)
 
     def conv(self, module: ExactConv, x: Value) -> Value:
         """A weighted sum of neighborhoods, as `linear`."""
