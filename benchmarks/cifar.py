@@ -11,22 +11,22 @@ other, as one picture.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import machine
 import numpy as np
-import sets
-from families import TITLES, pairs, write
+import pages
+from families import TITLES, pairs
 from numpy.typing import NDArray
-from report import insert
 
 from gencodec import runtime
 from gencodec.codec.bitsback import GROUP, RESERVE, words_of
 from gencodec.codec.codecs import BITS_BACK, codec_of, planes_of, tile_codec
 from gencodec.codec.coder import IntervalCoder
+from gencodec.evaluation import machine
 from gencodec.runtime import Model
 
 PAPERS = {
@@ -84,7 +84,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         found[family] = asdict(coded) | {"bits_per_dimension": rate, "paper": PAPERS[family]}
         if family in args.checkpoint:
             found[family] |= training(args.checkpoint[family], family)
-        sets.say(f"{TITLES[family]}: {rate:.3f} bits per dimension, {PAPERS[family]} in its paper")
+        text = f"{TITLES[family]}: {rate:.3f} bits per dimension, {PAPERS[family]} in its paper"
+        print(text, file=sys.stderr, flush=True)
     return {
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine.describe(),
@@ -173,9 +174,9 @@ def markdown(results: dict[str, Any]) -> str:
 def main() -> None:
     args = arguments()
     results = measure(args)
-    write(results, args.output)
+    pages.write(results, args.output)
     if args.page:
-        insert(args.page, "cifar", markdown(results))
+        pages.insert(args.page, "cifar", markdown(results))
 
 
 if __name__ == "__main__":

@@ -3,34 +3,32 @@
     python benchmarks/families.py KODAK --every 4 -o families.json --page docs/models/README.md
     python benchmarks/families.py KODAK --checkpoint glow=glow.pt    # the exact graph against the float network too
 
-Every model that ships is measured, but for the photo codec; --models names others, by name or by ONNX file.
+Every lossless model that ships is measured, but for the photo codec; --models names others, by name or by ONNX file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import machine
 import numpy as np
-import sets
-from contenders import REFERENCE, Contender, contenders
+import pages
 from numpy.typing import NDArray
-from report import insert
 
-import gencodec
 from gencodec import runtime
 from gencodec.codec.bitsback import Grid
 from gencodec.codec.codecs import AUTOREGRESSIVE, BITS_BACK
 from gencodec.codec.image import Pixels
+from gencodec.evaluation import contenders, corpus, ours, run, store, summary
+from gencodec.evaluation.corpus import Picture
+from gencodec.evaluation.protocol import Options
+from gencodec.evaluation.store import Results
 from gencodec.runtime import ModelCard
 
 TITLES = {
+    "photo": "photo",
     "pixelcnn": "PixelCNN",
     "pixelrnn": "PixelRNN",
     "nice": "NICE",
@@ -39,46 +37,21 @@ TITLES = {
     "vae": "VAE",
     "nvae": "NVAE",
 }
-OTHERS = ("PNG", "WebP", REFERENCE)
-WARM_UP = 64
-"""Side of the picture that is coded before anything is timed."""
+OTHERS = ("png", "webp", "jxl")
 BATCH = 1 << 16
 """Pixels that the float network takes at a time."""
 
-
-@dataclass(frozen=True)
-class Row:
-    """One picture as one model coded it, and the code lengths in bits that were to be expected, 0 where not known."""
-
-    file: str
-    samples: int
-    bytes: int
-    encode_seconds: float
-    decode_seconds: float
-    estimate: float = 0.0
-    """By the exact graph's own probabilities."""
-    initial: float = 0.0
-    """Of the bytes, bits of tiles that are coded directly, for others to draw from."""
-    smooth: float = 0.0
-    """By the float network."""
-    integer: float = 0.0
-    """By the same network in integer arithmetic."""
+Floats = dict[str, dict[str, float]]
+"""By model: `float_bits` of the float network over all pictures, and `integer_bits` of it in integer arithmetic."""
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="photographs")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th of them")
+    parser = pages.parser(__doc__)
     parser.add_argument("--models", nargs="*", metavar="NAME", help="names or ONNX files; default: all that ship")
     parser.add_argument("--checkpoint", nargs="*", default=[], metavar="FAMILY=FILE", help="of the float networks")
-    parser.add_argument("--threads", type=int, default=2, help="of gencodec and JPEG XL (default: 2)")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("-o", "--output", type=Path, help="where the JSON goes (default: standard output)")
-    parser.add_argument("--page", type=Path, help="file whose part between families marks becomes the table")
     args = parser.parse_args()
     args.checkpoint = pairs(parser, args.checkpoint)
-    if args.every < 1:
-        parser.error("--every is at least 1")
     return args
 
 
@@ -93,71 +66,30 @@ def pairs(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, Path]:
     return found
 
 
-def chosen(names: list[str] | None) -> list[ModelCard]:
+def chosen(names: list[str] | None) -> list[str]:
     """The models to measure."""
-    if names:
-        return [runtime.find_model(name) for name in names]
-    return [card for card in runtime.list_models() if card.family in (*AUTOREGRESSIVE, *BITS_BACK)]
+    return names or [card.name for card in runtime.list_models() if card.family in (*AUTOREGRESSIVE, *BITS_BACK)]
 
 
-def own(card: ModelCard, threads: int, device: str) -> Contender:
-    """gencodec with one model."""
-    named = str(card.file)
-
-    def encode(pixels: Pixels) -> bytes:
-        return gencodec.compress(pixels, model=card.name, threads=threads, device=device)
-
-    def decode(data: bytes) -> Pixels:
-        return gencodec.decompress(data, model=named, threads=threads, device=device).pixels
-
-    return Contender(card.name, gencodec.__version__, encode, decode)
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure all that the arguments ask for."""
-    cards = {card.name: card for card in chosen(args.models)}
-    references = contenders((7,), (), threads=args.threads, model="photo", device=args.device)
-    codecs = [own(card, args.threads, args.device) for card in cards.values()]
-    codecs += [codec for codec in references if codec.name in OTHERS]
-    networks = {
-        name: Floating(args.checkpoint[card.family], card, args.threads)
+def measure(args: argparse.Namespace) -> tuple[Results, Floats]:
+    """All rows, and the code lengths of the float networks whose checkpoints are given."""
+    models, options = chosen(args.models), Options(args.threads, args.device)
+    pictures = corpus.find(args.folders, every=args.every)
+    entries = contenders.entries(models, OTHERS, options)
+    results = run.run(pictures, entries, options, args.report, listen=pages.show)
+    cards = {name: ours.parse(name)[0] for name in models}
+    return results, {
+        name: floats(Floating(args.checkpoint[card.family], card, args.threads), pictures)
         for name, card in cards.items()
         if card.family in args.checkpoint
     }
-    noise = np.random.default_rng(0).integers(0, 256, (WARM_UP, WARM_UP, 3), np.uint8)
-    for codec in codecs:
-        sets.code(codec, noise, "warm-up")
-    rows: dict[str, list[Row]] = {codec.name: [] for codec in codecs}
-    for name, pixels in islice(sets.images(args.folder), 0, None, args.every):
-        for codec in codecs:
-            rows[codec.name].append(row(codec, pixels, name, cards.get(codec.name), networks.get(codec.name)))
-        sets.say(f"{name}: " + ", ".join(f"{codec} {found[-1].bytes}" for codec, found in rows.items()))
-    if not next(iter(rows.values())):
-        raise SystemExit(f"{args.folder} has no images")
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine.describe(),
-        "threads": args.threads,
-        "folder": args.folder.name,
-        "every": args.every,
-        "versions": {codec.name: codec.version for codec in codecs},
-        "families": {name: card.family for name, card in cards.items()},
-        "totals": {name: totals(found, rows) for name, found in rows.items()},
-        "files": {name: [asdict(one) for one in found] for name, found in rows.items()},
-    }
 
 
-def row(codec: Contender, pixels: Pixels, name: str, card: ModelCard | None, network: Floating | None) -> Row:
-    """Code one picture by one codec, and ask the model, if it is one, and its float network what they expect."""
-    data, coded = sets.code(codec, pixels, name)
-    figures = (name, pixels.size, coded.bytes, coded.encode_seconds, coded.decode_seconds)
-    if card is None:
-        return Row(*figures)
-    info = gencodec.info(data, model=str(card.file))
-    if not info.estimate_bits:
-        raise SystemExit(f"{card.name} has not coded {name}, which is no picture of 8 bits")
-    smooth, integer = network.bits(pixels) if network else (0.0, 0.0)
-    return Row(*figures, float(info.estimate_bits), float(info.initial_bits or 0), smooth, integer)
+def floats(network: Floating, pictures: list[Picture]) -> dict[str, float]:
+    """Code lengths of all pictures by the float network."""
+    found = [network.bits(picture.read().pixels) for picture in pictures]
+    smooth, integer = map(sum, zip(*found, strict=True))
+    return {"float_bits": smooth, "integer_bits": integer}
 
 
 class Floating:
@@ -209,37 +141,10 @@ class Floating:
         return [np.stack(same[i : i + size]) for same in parts.values() for i in range(0, len(same), size)]
 
 
-def totals(found: list[Row], rows: dict[str, list[Row]]) -> dict[str, float]:
-    """Add up the pictures of one codec; ratios are of bytes, shares of the code length that they are named after."""
-    count, size = len(found), sum(one.bytes for one in found)
-    samples, estimate, smooth = (sum(getattr(one, key) for one in found) for key in ("samples", "estimate", "smooth"))
-    result = {
-        "images": count,
-        "bytes": size,
-        "bpsp_over_images": sum(8 * one.bytes / one.samples for one in found) / count,
-        "bpsp_over_bytes": 8 * size / samples,
-        "encode_seconds": sum(one.encode_seconds for one in found) / count,
-        "decode_seconds": sum(one.decode_seconds for one in found) / count,
-        "slowest_decode_seconds": max(one.decode_seconds for one in found),
-    }
-    result |= {f"to_{name}": size / sum(one.bytes for one in rows[name]) for name in OTHERS}
-    if estimate:
-        result["overhead"] = 8 * size / estimate - 1
-        result["largest_overhead"] = max(8 * one.bytes / one.estimate - 1 for one in found)
-        result["initial_share"] = sum(one.initial for one in found) / (8 * size)
-    if smooth:
-        result["float_bpsp"] = smooth / samples
-        result["integer_over_float"] = sum(one.integer for one in found) / smooth - 1
-        result["exact_over_float"] = estimate / smooth - 1
-    return result
-
-
 HEADS = (
     "",
     "bpsp",
-    "to PNG",
-    "to WebP",
-    f"to {REFERENCE}",
+    *(f"to {name}" for name in OTHERS),
     "file over estimate",
     "exact over float",
     "encode s",
@@ -247,48 +152,48 @@ HEADS = (
 )
 
 
-def markdown(results: dict[str, Any]) -> str:
+def markdown(results: Results, networks: Floats, args: argparse.Namespace) -> str:
     """Write the table, the best codec first, and what it says."""
     lines = ["| " + " | ".join(HEADS) + " |", "| --- |" + " ---: |" * (len(HEADS) - 1)]
-    order = sorted(results["totals"], key=lambda name: results["totals"][name]["bytes"])
-    lines += ["| " + " | ".join(cells(name, results)) + " |" for name in order]
-    first = next(iter(results["totals"].values()))
-    every = "" if results["every"] == 1 else f", every {results['every']}th"
+    found = {name: totals for name in results.contenders if (totals := summary.totals(results.of(name)))}
+    for name in sorted(found, key=lambda name: found[name].bytes):
+        lines.append("| " + " | ".join(cells(name, results, networks)) + " |")
+    every = "" if args.every == 1 else f", every {args.every}th"
+    sets = " and ".join(Path(folder).resolve().name for folder in args.folders)
     legend = (
-        f"Bits per sub-pixel of whole files, mean over {first['images']} images of {results['folder']}{every}, and"
-        f" their bytes relative to three other codecs'. File over estimate: bytes, header and initial bits included,"
-        f" against the model's own code length. Seconds an image, {results['threads']} threads, on"
-        f" {results['machine']['processor']}, {results['machine']['cores']} cores; one run, every file decoded and"
-        f" compared. Made by `benchmarks/families.py`."
+        f"Bits per sub-pixel of whole files, mean over {len(results.images)} images of {sets}{every}, and their bytes"
+        f" relative to three other codecs'. File over estimate: bytes, header and initial bits included, against the"
+        f" model's own code length. Seconds an image, {results.settings['threads']} threads, on"
+        f" {results.machine['processor']}, {results.machine['cores']} cores; one run, every file decoded and compared."
+        f" Made by `benchmarks/families.py`."
     )
     return "\n".join(lines) + f"\n\n{legend}\n"
 
 
-def cells(name: str, results: dict[str, Any]) -> list[str]:
+def cells(name: str, results: Results, networks: Floats) -> list[str]:
     """One codec's line."""
-    found, family = results["totals"][name], results["families"].get(name)
-    title = f"**{TITLES.get(family, family)}** (`{name}`)" if family else f"{name} ({results['versions'][name]})"
-    ratios = [f"{found[f'to_{other}']:.3f}" for other in OTHERS]
-    shares = [f"{found[key]:+.2%}" if key in found else "" for key in ("overhead", "exact_over_float")]
-    seconds = [f"{found[key]:.1f}" for key in ("encode_seconds", "decode_seconds")]
-    return [title, f"{found['bpsp_over_images']:.3f}", *ratios, *shares, *seconds]
-
-
-def write(results: dict[str, Any], output: Path | None) -> None:
-    """Write the results as JSON to a file or standard output."""
-    text = json.dumps(results, indent=1) + "\n"
-    if output:
-        output.write_text(text)
-    else:
-        print(text, end="")
+    found, entry = summary.totals(results.of(name)), results.contenders[name]
+    assert found is not None
+    title = f"{name} ({entry['version']})"
+    if entry["model"]:
+        family = ours.parse(name)[0].family
+        title = f"**{TITLES.get(family, family)}** (`{name}`)"
+    ratios = [summary.ratios(results, name, other) for other in OTHERS]
+    estimate = sum(row.estimate_bits or 0 for row in results.of(name))
+    exact = f"{estimate / networks[name]['float_bits'] - 1:+.2%}" if name in networks else ""
+    overhead = "" if found.overhead is None else f"{found.overhead:+.2%}"
+    seconds = [f"{found.encode_seconds:.1f}", f"{found.decode_seconds:.1f}"]
+    sizes = [f"{ratio['bytes']:.3f}" if ratio else "-" for ratio in ratios]
+    return [title, f"{found.bpsp_over_images:.3f}", *sizes, overhead, exact, *seconds]
 
 
 def main() -> None:
     args = arguments()
-    results = measure(args)
-    write(results, args.output)
+    results, networks = measure(args)
+    totals = {name: asdict(found) for name in results.contenders if (found := summary.totals(results.of(name)))}
+    pages.write({"totals": totals, "floats": networks, "run": json.loads(store.as_json(results))}, args.output)
     if args.page:
-        insert(args.page, "families", markdown(results))
+        pages.insert(args.page, "families", markdown(results, networks, args))
 
 
 if __name__ == "__main__":

@@ -6,17 +6,22 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import imagecodecs
 import numpy as np
+import pages
 import process
-from contenders import Contender
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageOps
-from sets import code, images, say
 
-from gencodec.codec.image import Pixels
+from gencodec.codec import formats
+from gencodec.codec.image import Image
+from gencodec.errors import GencodecError
+from gencodec.evaluation import run
+from gencodec.evaluation.contenders import Entry
+from gencodec.evaluation.corpus import Picture
+from gencodec.evaluation.protocol import Options
 
 CELL = (1536, 1024)
 NOISE = 1.5
@@ -28,63 +33,63 @@ SPEED_SIZE = (3456, 2304)
 MEMORY_SIZE = (4256, 2832)
 
 
-def photograph(folder: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Lay the photographs of a folder side by side as one of `size` (width, height), RGB."""
+def photograph(pictures: Sequence[Picture], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Lay photographs side by side as one of `size` (width, height), RGB."""
     columns, rows = (-(-side // cell) for side, cell in zip(size, CELL, strict=True))
-    chosen = [pixels for _, pixels in zip(range(columns * rows), _photographs(folder), strict=False)]
-    cells = [_scaled(chosen[i % len(chosen)]) for i in range(columns * rows)]
+    chosen = [pixels for _, pixels in zip(range(columns * rows), map(_scaled, _rgb(pictures)), strict=False)]
+    cells = [chosen[i % len(chosen)] for i in range(columns * rows)]
     whole = np.vstack([np.hstack(cells[row * columns : (row + 1) * columns]) for row in range(rows)])
     whole = whole[: size[1], : size[0]]
     noise = np.random.default_rng(1).normal(0, NOISE, whole.shape)
     return np.clip(np.rint(whole + noise), 0, 255).astype(np.uint8)
 
 
-def speed(folder: Path, codecs: Sequence[Contender], size: tuple[int, int] = SPEED_SIZE) -> dict[str, object]:
-    """Code one large photograph by every codec given: bytes and megapixels a second."""
-    pixels = photograph(folder, size)
-    megapixels = pixels.shape[0] * pixels.shape[1] / 1e6
-    found: dict[str, object] = {"width": size[0], "height": size[1], "made_of": MADE}
-    for codec in codecs:
-        say(f"{megapixels:.1f} megapixels by {codec.name}")
-        _, coded = code(codec, pixels, "the large photograph")
-        found[codec.name] = {
-            "bytes": coded.bytes,
-            "encode_mps": megapixels / coded.encode_seconds,
-            "decode_mps": megapixels / coded.decode_seconds,
-        }
-    return found
+def speed(pictures: Sequence[Picture], entries: Sequence[Entry], options: Options) -> dict[str, Any]:
+    """Code one large photograph by every contender: bytes and megapixels a second."""
+    pixels = photograph(pictures, SPEED_SIZE)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "large.png"
+        formats.write_image(Image.from_array(pixels), path)
+        rows = run.run([Picture("large", path)], entries, options, listen=pages.show).rows
+    figures = ("bytes", "encode_mps", "decode_mps")
+    found = {row.contender: {key: getattr(row, key) for key in figures} for row in rows}
+    return {"width": SPEED_SIZE[0], "height": SPEED_SIZE[1], "made_of": MADE} | found
 
 
-def memory(folder: Path, threads: int, device: str, size: tuple[int, int] = MEMORY_SIZE) -> dict[str, object]:
+def memory(pictures: Sequence[Picture], options: Options) -> dict[str, Any]:
     """Compress and decompress one large photograph by the command line: seconds and peak bytes."""
-    return {"width": size[0], "height": size[1], "made_of": MADE} | _processes(
-        photograph(folder, size), threads, device
-    )
+    size = {"width": MEMORY_SIZE[0], "height": MEMORY_SIZE[1], "made_of": MADE}
+    return size | _processes(Image.from_array(photograph(pictures, MEMORY_SIZE)), options)
 
 
-def one_process(folder: Path, threads: int, device: str) -> dict[str, object]:
-    """Compress and decompress the first image of a folder by the command line, start-up and all."""
-    name, pixels = next(images(folder))
-    return {"file": name} | _processes(pixels, threads, device)
+def one_process(pictures: Sequence[Picture], options: Options) -> dict[str, Any]:
+    """Compress and decompress the first image by the command line, start-up and all."""
+    return {"file": pictures[0].path.name} | _processes(pictures[0].read(), options)
 
 
-def _processes(pixels: Pixels, threads: int, device: str) -> dict[str, object]:
+def _processes(image: Image, options: Options) -> dict[str, Any]:
     """Run `compress` and `decompress` once each, after a start that brings the program into the cache."""
-    options = ("--quiet", "-f", "--threads", str(threads), "--device", device)
+    flags = ("--quiet", "-f", "--threads", str(options.threads), "--device", options.device)
     with tempfile.TemporaryDirectory() as place:
         source, packed, target = (str(Path(place) / name) for name in ("a.png", "a.png.gnc", "b.png"))
-        Path(source).write_bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels.squeeze()), level=1))
-        say(f"{pixels.shape[0] * pixels.shape[1] / 1e6:.1f} megapixels by the command line")
+        formats.write_image(image, source)
         process.gencodec("--version")
-        compress = process.gencodec("compress", source, "-o", packed, *options)
-        decompress = process.gencodec("decompress", packed, "-o", target, *options)
+        compress = process.gencodec("compress", source, "-o", packed, *flags)
+        decompress = process.gencodec("decompress", packed, "-o", target, *flags)
     return {"compress": asdict(compress), "decompress": asdict(decompress)}
 
 
-def _photographs(folder: Path) -> Iterator[Pixels]:
-    return (pixels for _, pixels in images(folder) if pixels.shape[2] == 3 and pixels.dtype == np.uint8)
+def _rgb(pictures: Sequence[Picture]) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of the pictures of 8 bits and three channels."""
+    for picture in pictures:
+        try:
+            pixels = picture.read().pixels
+        except GencodecError:
+            continue
+        if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+            yield pixels.astype(np.uint8, copy=False)
 
 
-def _scaled(pixels: Pixels) -> NDArray[np.uint8]:
+def _scaled(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     picture = PillowImage.fromarray(np.rot90(pixels) if pixels.shape[0] > pixels.shape[1] else pixels)
     return np.asarray(ImageOps.fit(picture, CELL, PillowImage.Resampling.BICUBIC))

@@ -1,115 +1,171 @@
 """gencodec beside JPEG XL, WebP and PNG in one run: sizes, speeds and memory of whole, decoded files.
 
-    python benchmarks/lossless.py --kodak DIR --gb82 DIR --misc DIR -o results.json --readme README.md
+    python benchmarks/lossless.py KODAK GB82 MISC --efforts 1 -o results.json --page README.md
 
-Folders are given as --kodak, --gb82 and --misc, or as NAME=DIR; speeds in the table are those of the first.
+Speeds in the table are those of the first folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import contenders
 import large
-import machine
-import report
-import sets
+import pages
 
-import gencodec
 from gencodec import runtime
+from gencodec.evaluation import contenders, corpus, run, store, summary
+from gencodec.evaluation.measure import Row
+from gencodec.evaluation.protocol import Options
+from gencodec.evaluation.store import Results
 
-NAMED = ("kodak", "gb82", "misc")
-LARGE = ("gencodec", "gencodec effort 1", contenders.REFERENCE)
-"""What codes large photographs too."""
+REFERENCE = "jxl"
+"""The codec that sizes and speeds are given relative to."""
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in NAMED:
-        parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=argparse.SUPPRESS)
-    parser.add_argument("folders", nargs="*", metavar="NAME=DIR", help="further folders of images")
+    parser = pages.parser(__doc__)
     parser.add_argument("--e9", action="store_true", help="JPEG XL at effort 9 too")
     parser.add_argument("--efforts", type=int, nargs="*", default=[], help="of gencodec, besides the default")
-    parser.add_argument("--only", nargs="*", metavar="NAME", help="of the codecs, besides gencodec and the reference")
-    parser.add_argument("--threads", type=int, default=2, help="of gencodec and JPEG XL (default: 2)")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", default="photo")
-    parser.add_argument("--checkpoint", type=Path, help="compare with the float model of this checkpoint")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=INT", help="sizes of its network")
     parser.add_argument("--wheel", type=Path, help="a built wheel, for its size")
     parser.add_argument("--sets-only", action="store_true", help="no large photographs and no processes")
     parser.add_argument("-o", "--output", type=Path, help="where the JSON goes (default: standard output)")
-    parser.add_argument("--readme", type=Path, help="file whose marked part becomes the table")
-    args = parser.parse_args()
-    if not folders(args):
-        parser.error("no folder of images is given")
-    return args
+    return parser.parse_args()
 
 
-def folders(args: argparse.Namespace) -> dict[str, Path]:
-    """The folders by name, in the order of the table."""
-    named = {name: getattr(args, name) for name in NAMED if getattr(args, name)}
-    return named | {name: Path(path) for name, _, path in (text.partition("=") for text in args.folders)}
-
-
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure all that the arguments ask for."""
-    efforts = (7, 9) if args.e9 else (7,)
-    codecs = list(
-        contenders.contenders(efforts, tuple(args.efforts), threads=args.threads, model=args.model, device=args.device)
-    )
-    if args.only is not None:
-        codecs = [c for c in codecs if c.name in ("gencodec", contenders.REFERENCE, *args.only)]
-    names = [codec.name for codec in codecs]
-    sets.warm_up(codecs)
-    pictures = {name: sets.measure_folder(folder, codecs) for name, folder in folders(args).items()}
+def models(args: argparse.Namespace) -> list[str]:
+    """The model, at other efforts too, and by its full name, by which it does not look for color codes."""
     card = runtime.find_model(args.model)
-    first = next(iter(folders(args).values()))
+    plain = [card.name] if args.efforts and card.for_codes and args.model != card.name else []
+    return [args.model, *(f"{args.model}@{effort}" for effort in args.efforts), *plain]
+
+
+def measure(args: argparse.Namespace) -> tuple[Results, dict[str, Any]]:
+    """All rows, and what else the arguments ask for."""
+    options = Options(args.threads, args.device)
+    baselines = [REFERENCE, *(["jxl-e9"] if args.e9 else []), "webp", "png"]
+    pictures = corpus.find(args.folders, every=args.every)
+    entries = contenders.entries(models(args), baselines, options)
+    results = run.run(pictures, entries, options, args.report, listen=pages.show)
+    first = [picture for picture in pictures if picture.group == pictures[0].group]
     whole = not args.sets_only
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine.describe(),
-        "threads": args.threads,
-        "device": args.device,
-        "gencodec": gencodec.__version__,
-        "model": {"name": card.name, "sha256": card.sha256},
-        "codecs": {codec.name: codec.version for codec in codecs},
-        "sets": {name: sets.summarize(found, names) for name, found in pictures.items()},
-        "float_model": float_model(args) if args.checkpoint else {},
-        "large": large.speed(first, [c for c in codecs if c.name in LARGE]) if whole else None,
-        "memory": large.memory(first, args.threads, args.device) if whole else None,
-        "process": large.one_process(first, args.threads, args.device) if whole else None,
+    return results, {
+        "large": large.speed(first, contenders.entries(models(args)[:2], [REFERENCE], options), options)
+        if whole
+        else None,
+        "memory": large.memory(first, options) if whole else None,
+        "process": large.one_process(first, options) if whole else None,
         "wheel_bytes": args.wheel.stat().st_size if args.wheel else None,
-        "files": {name: [asdict(picture) for picture in found] for name, found in pictures.items()},
     }
 
 
-def float_model(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare with the float model, for every folder that has images for it."""
-    import floats
+def sets(results: Results) -> dict[str, Results]:
+    """The results of each folder, by its name."""
+    groups = dict.fromkeys(name.partition("/")[0] for name in results.images)
+    return {group: summary.part(results, group) for group in groups}
 
-    found = {
-        name: floats.compare(args.checkpoint, args.set, folder, args.model, threads=args.threads)
-        for name, folder in folders(args).items()
-    }
-    return {name: figures for name, figures in found.items() if figures["images"]}
+
+def markdown(results: Results, others: dict[str, Any]) -> str:
+    """Write the table of all codecs and folders, and below it what else was measured."""
+    found = sets(results)
+    first = next(iter(found.values()))
+    table = [["", *(f"{name}, {len(part.images)} images" for name, part in found.items())]]
+    table[0] += ["encode MP/s", "decode MP/s"]
+    table.append(["---", *("---:" for _ in table[0][1:])])
+    for name, entry in results.contenders.items():
+        title = f"**{name}**" if entry["model"] else f"{name} ({entry['version']})"
+        table.append([title, *(size(part, name) for part in found.values()), *speeds(first, name)])
+    lines = ["| " + " | ".join(cells) + " |" for cells in table]
+    return "\n".join(lines) + f"\n\n{legend(results, next(iter(found)))}\n\n{facts(found, others)}\n"
+
+
+def size(part: Results, name: str) -> str:
+    """Bits per sub-pixel, and in brackets the bytes relative to the reference."""
+    totals, ratios = summary.totals(part.of(name)), summary.ratios(part, name, REFERENCE)
+    if totals is None or ratios is None:
+        return "-"
+    count = "" if totals.images == len(part.images) else f", {totals.images} images"
+    return f"{totals.bpsp_over_images:.3f} ({ratios['bytes']:.3f}{count})"
+
+
+def speeds(part: Results, name: str) -> list[str]:
+    """Speeds, and in brackets relative to the reference."""
+    totals, ratios = summary.totals(part.of(name)), summary.ratios(part, name, REFERENCE)
+    ways = ("encode_mps", "decode_mps")
+    return [f"{getattr(totals, way):.2f} ({ratios[way]:.2f})" if totals and ratios else "-" for way in ways]
+
+
+def legend(results: Results, first: str) -> str:
+    machine = results.machine
+    return (
+        f"Bits per sub-pixel of whole files, mean over the images; in brackets, bytes relative to {REFERENCE}, JPEG XL"
+        f" at effort 7, over the same images. Speeds on {first}, in brackets relative to {REFERENCE}. All of one run,"
+        f" {results.settings['threads']} threads for gencodec and JPEG XL, on {machine['processor']},"
+        f" {machine['cores']} cores; every file decoded and compared. `photo@1`: at effort 1; `photo-base.2`: without"
+        " looking for color codes. Made by `benchmarks/lossless.py`."
+    )
+
+
+def facts(found: dict[str, Results], others: dict[str, Any]) -> str:
+    """One line for each further figure that was measured."""
+    lines = [set_facts(name, part) for name, part in found.items()]
+    if large_ := others["large"]:
+        speeds = ", ".join(
+            f"{codec} {found['encode_mps']:.2f} and {found['decode_mps']:.2f}"
+            for codec, found in large_.items()
+            if isinstance(found, dict)
+        )
+        lines.append(f"a photo of {large_['width']} x {large_['height']} pixels, encode and decode MP/s: {speeds}")
+    lines += [process_facts(figures) for key in ("memory", "process") if (figures := others[key])]
+    if others["wheel_bytes"]:
+        lines.append(f"the wheel, weights of all families included: {others['wheel_bytes'] / 1e6:.2f} MB")
+    return "\n".join(f"- {line[0].upper()}{line[1:]}." for line in lines)
+
+
+def set_facts(name: str, part: Results) -> str:
+    model = next(name for name, entry in part.contenders.items() if entry["model"])
+    rows = part.of(model)
+    totals, least = summary.totals(rows), excess(part, rows)
+    limit = "WebP, or than PNG where WebP cannot hold the image"
+    text = f"{name}: no file is more than {least} bytes larger than {limit}"
+    if least < 0:
+        text = f"{name}: every file is smaller than {limit}, by {-least} bytes at least"
+    if totals is None or totals.overhead is None:
+        return text
+    count = f"{totals.modelled} of {len(part.images)} images are coded by the model"
+    return f"{text}; {count}, which take more than its own estimate by {totals.overhead:.2%}"
+
+
+def excess(part: Results, rows: Sequence[Row]) -> int:
+    """The most bytes of a file beyond those of WebP, or of PNG where WebP cannot hold the samples."""
+    limits = {row.image: row.bytes or 0 for codec in ("png", "webp") for row in part.of(codec)}
+    return max((row.bytes or 0) - limits[row.image] for row in rows)
+
+
+def process_facts(found: dict[str, Any]) -> str:
+    what = found.get("file") or f"a photo of {found['width']} x {found['height']} pixels"
+    ways = ", ".join(
+        f"`gencodec {way}` {found[way]['seconds']:.1f} s and {found[way]['peak_bytes'] / 1e6:.0f} MB at most"
+        for way in ("compress", "decompress")
+    )
+    return f"whole processes, {what}: {ways}"
 
 
 def main() -> None:
     args = arguments()
-    results = measure(args)
-    text = json.dumps(results, indent=1) + "\n"
-    if args.output:
-        args.output.write_text(text)
-    else:
-        print(text, end="")
-    if args.readme:
-        report.insert(args.readme, "results", report.markdown(results))
+    results, others = measure(args)
+    totals = {
+        group: {name: asdict(found) for name in results.contenders if (found := summary.totals(part.of(name)))}
+        for group, part in sets(results).items()
+    }
+    pages.write({"sets": totals} | others | {"run": json.loads(store.as_json(results))}, args.output)
+    if args.page:
+        pages.insert(args.page, "results", markdown(results, others))
 
 
 if __name__ == "__main__":

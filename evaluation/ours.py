@@ -12,6 +12,7 @@ from gencodec.codec import codecs
 from gencodec.codec.api import DEFAULT_EFFORT
 from gencodec.errors import UsageError
 from gencodec.evaluation.protocol import Estimate, Options
+from gencodec.runtime.registry import UNREGISTERED
 
 if TYPE_CHECKING:
     from gencodec.codec.image import Image
@@ -45,9 +46,14 @@ class Own:
     def lossless(self) -> bool:
         return self.quality is None
 
+    @property
+    def foreign(self) -> str | None:
+        """What a reader has to be told: the model's file, if it does not ship."""
+        return str(self.card.file) if self.card.wire_id == UNREGISTERED else None
+
     def encode(self, image: Image) -> bytes:
         """Return the .gnc file."""
-        rate: dict[str, Any] = {"effort": self.effort} if self.quality is None else {"quality": int(self.quality)}
+        rate: dict[str, Any] = {"effort": self.effort} if self.quality is None else {"quality": self.quality}
         return gencodec.compress(
             image, model=self.model, threads=self.options.threads, device=self.options.device, **rate
         )
@@ -55,11 +61,11 @@ class Own:
     def decode(self, data: bytes) -> Image:
         """Return the image, by the model's own file where it does not ship."""
         threads, device = self.options.threads, self.options.device
-        return gencodec.decompress(data, model=str(self.card.file), threads=threads, device=device)
+        return gencodec.decompress(data, model=self.foreign, threads=threads, device=device)
 
     def estimate(self, data: bytes) -> Estimate | None:
         """What the file says that the model expected."""
-        found = gencodec.info(data, model=str(self.card.file))
+        found = gencodec.info(data, model=self.foreign)
         return Estimate(found.estimate_bits, found.initial_bits) if found.estimate_bits else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gencodec.evaluation.measure import Row
@@ -85,6 +85,13 @@ def mean(values: Iterable[float | None]) -> float | None:
     """The mean of those that are known; None if none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def part(results: Results, group: str) -> Results:
+    """The results on the images of one folder."""
+    rows = [row for row in results.rows if row.image.startswith(f"{group}/")]
+    images = {name: reason for name, reason in results.images.items() if name.startswith(f"{group}/")}
+    return replace(results, rows=rows, images=images)
 
 
 def ratios(results: Results, contender: str, reference: str) -> dict[str, float] | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-import gencodec
 from gencodec import runtime
 from gencodec.codec.coder import Stack
 from gencodec.models.families import find_family
 from gencodec.models.quantize import set_exact
+from tests.photographs import photograph
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 Pixels = NDArray[np.uint8]
@@ -46,70 +44,44 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Any:
 # families.py
 
 
-def png(pixels: Pixels) -> bytes:
-    file = io.BytesIO()
-    PillowImage.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture
-def measured(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, dict[str, Any]]:
-    """The program, and its results for a "family" whose files are PNG files, which it estimates 1000 bits smaller."""
+def measured(benchmarks: Any, tmp_path: Path) -> tuple[Any, Any, argparse.Namespace]:
+    """The program, its results for NICE on two of three small images, and its arguments."""
     families = benchmarks("families")
-    card = SimpleNamespace(name="glow-tiny.1", family="glow", file=tmp_path / "glow-tiny.onnx")
-    codec = families.Contender(card.name, "1", png, lambda data: np.asarray(PillowImage.open(io.BytesIO(data))))
-    monkeypatch.setattr(families, "chosen", lambda names: [card])
-    monkeypatch.setattr(families, "own", lambda *_: codec)
-
-    def info(data: bytes, *, model: str) -> Any:
-        assert model == str(card.file)
-        return SimpleNamespace(estimate_bits=8 * len(data) - 1000, initial_bits=400)
-
-    monkeypatch.setattr(gencodec, "info", info)
     (tmp_path / "images").mkdir()
     for index in range(3):
-        noise = np.random.default_rng(index).integers(0, 9 + 20 * index, (20, 30 + index, 3)).astype(np.uint8)
-        (tmp_path / "images" / f"{index}.png").write_bytes(png(noise))
-    arguments = {"models": None, "checkpoint": {}, "threads": 1, "device": "cpu", "every": 2}
-    return families, families.measure(argparse.Namespace(folder=tmp_path / "images", **arguments))
+        PillowImage.fromarray(photograph(index, 20, 30)).save(tmp_path / "images" / f"{index}.png")
+    settings = {"threads": 1, "device": "cpu", "every": 2, "report": None, "checkpoint": {}}
+    args = argparse.Namespace(folders=[str(tmp_path / "images")], models=["nice-base.1"], **settings)
+    results, networks = families.measure(args)
+    assert networks == {}
+    return families, results, args
 
 
-def test_totals_are_those_of_the_files(measured: tuple[Any, dict[str, Any]]) -> None:
-    families, results = measured
-    rows, totals = results["files"], results["totals"]
-    assert [one["file"] for one in rows["glow-tiny.1"]] == ["0.png", "2.png"]
-    assert set(totals) == {"glow-tiny.1", "PNG", "WebP", "JPEG XL e7"}
-    sizes = [one["bytes"] for one in rows["glow-tiny.1"]]
-    samples = [20 * 30 * 3, 20 * 32 * 3]
-    own = totals["glow-tiny.1"]
-    assert own["bytes"] == sum(sizes)
-    assert own["bpsp_over_images"] == pytest.approx(sum(8 * b / s for b, s in zip(sizes, samples, strict=True)) / 2)
-    assert own["bpsp_over_bytes"] == pytest.approx(8 * sum(sizes) / sum(samples))
-    assert own["overhead"] == pytest.approx(2000 / (8 * sum(sizes) - 2000))
-    assert own["largest_overhead"] == pytest.approx(max(1000 / (8 * size - 1000) for size in sizes))
-    assert own["initial_share"] == pytest.approx(800 / (8 * sum(sizes)))
-    for other in families.OTHERS:
-        assert own[f"to_{other}"] == pytest.approx(sum(sizes) / totals[other]["bytes"])
-    assert "overhead" not in totals["WebP"]
-    json.dumps(results)
-
-
-def test_the_table_takes_its_place(measured: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
-    families, results = measured
-    table = families.markdown(results).splitlines()
+def test_the_families_table(measured: tuple[Any, Any, argparse.Namespace]) -> None:
+    families, results, args = measured
+    assert list(results.images) == ["images/0.png", "images/2.png"]
+    estimate = sum(row.estimate_bits for row in results.of("nice-base.1"))
+    sizes = {name: sum(row.bytes for row in results.of(name)) for name in results.contenders}
+    table = families.markdown(results, {"nice-base.1": {"float_bits": estimate / 1.01}}, args).splitlines()
     assert {line.count("|") for line in table[:6]} == {len(families.HEADS) + 1}
-    sizes = {name: found["bytes"] for name, found in results["totals"].items()}
-    best = min(sizes, key=lambda name: sizes[name])
-    assert best in table[2]
-    (own,) = (line for line in table if "`glow-tiny.1`" in line)
-    assert own.startswith("| **Glow** (`glow-tiny.1`) | ")
-    assert f"{results['totals']['glow-tiny.1']['overhead']:+.2%}" in own
+    assert table[2].startswith(f"| {min(sizes, key=lambda name: sizes[name])} ")
+    (own,) = (line for line in table if "`nice-base.1`" in line)
+    assert own.startswith("| **NICE** (`nice-base.1`) | ")
+    assert f" | {sizes['nice-base.1'] / sizes['webp']:.3f} | " in own
+    assert f"{8 * sizes['nice-base.1'] / estimate - 1:+.2%} | +1.00%" in own
+    assert "every 2th" in table[-1]
+
+
+def test_the_table_takes_its_place(benchmarks: Any, tmp_path: Path) -> None:
+    pages = benchmarks("pages")
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- families -->\nold\n<!-- /families -->\nb\n")
-    families.insert(page, "families", "new\n")
+    pages.insert(page, "families", "new\n")
     assert page.read_text() == "a\n<!-- families -->\nnew\n<!-- /families -->\nb\n"
     with pytest.raises(SystemExit, match="has no <!-- cifar -->"):
-        families.insert(page, "cifar", "new\n")
+        pages.insert(page, "cifar", "new\n")
+    assert pages.link(tmp_path / "plots/a.svg", page) == "plots/a.svg"
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -135,6 +107,13 @@ def test_the_float_network_sees_the_codecs_tiles(
             x = [torch.from_numpy(part[..., [1, 0, 2]].transpose(2, 0, 1).copy())[:, None].float() for part in parts]
             expected = sum(float(network(tile).sum()) for tile in x)
         assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_code_lengths_of_a_float_network_add_up(benchmarks: Any) -> None:
+    families = benchmarks("families")
+    network = SimpleNamespace(bits=lambda pixels: (float(pixels.size), 2.0))
+    pictures = [SimpleNamespace(read=lambda: SimpleNamespace(pixels=np.zeros((2, 3, 3))))] * 2
+    assert families.floats(network, pictures) == {"float_bits": 36.0, "integer_bits": 4.0}
 
 
 def test_files_of_families_are_checked(benchmarks: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,3 +225,39 @@ def test_nothing_runs_at_import(
         program.arguments()
     assert end.value.code == 0
     assert "FAMILY=FILE" in capsys.readouterr().out
+
+
+# lossy.py and results.py
+
+
+def test_the_lossy_table_and_its_plots(benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = benchmarks("lossy")
+    monkeypatch.setattr(program, "OTHERS", program.ANCHORS)
+    monkeypatch.setattr(program.published, "IMAGES", 1)
+    for codec in program.ANCHORS:
+        monkeypatch.setitem(program.baselines.LOSSY, codec, (10, 50, 90))
+    (tmp_path / "kodak").mkdir()
+    PillowImage.fromarray(photograph(1, 170, 180)).save(tmp_path / "kodak/a.png")
+    settings = {"threads": 1, "device": "cpu", "every": 1, "report": None, "models": []}
+    results, pictures = program.measure(argparse.Namespace(folders=[str(tmp_path / "kodak")], **settings))
+    text = program.markdown(results, pictures, tmp_path / "plots", tmp_path / "page.md")
+    assert "| BPG (published) | 0.068 to 4.703 | " in text
+    assert "(plots/lossy-psnr.svg)" in text
+    assert (tmp_path / "plots/lossy-ms-ssim.svg").read_text().startswith("<svg")
+    (line,) = (line for line in text.splitlines() if line.startswith("| webp-lossy "))
+    assert line.split(" | ")[2:4] == ["+0.0%", "+0.0%"]
+
+
+def test_files_of_equal_size_are_found(benchmarks: Any) -> None:
+    from gencodec.codec.image import Image
+    from gencodec.evaluation import baselines
+
+    lossy = benchmarks("lossy")
+    image = Image.from_array(photograph(1, 64, 64))
+    size = len(baselines.make("webp-lossy", 40, 1).encode(image))
+    assert lossy.at_bytes("webp-lossy", image, size, 1)[0] == size
+    assert lossy.at_bytes("webp-lossy", image, 0, 1)[0] == len(baselines.make("webp-lossy", 1, 1).encode(image))
+
+
+def test_every_lossless_family_that_ships_is_in_the_results(benchmarks: Any) -> None:
+    assert {"photo", "photo@1", "glow-base.1", "pixelrnn-base.1"} <= set(benchmarks("results").models())

@@ -1,0 +1,168 @@
+"""gencodec's lossy models beside JPEG, WebP, AVIF and JPEG XL in one run, and beside points that others have published.
+
+    python benchmarks/lossy.py KODAK --report report --plots docs/results --page docs/results.md
+
+PSNR-RGB, MS-SSIM and bytes of whole files; BD-rates over the rates that the tables name.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pages
+import published
+from PIL import Image as PillowImage
+
+from gencodec import runtime
+from gencodec.codec import codecs
+from gencodec.codec.image import Image
+from gencodec.evaluation import baselines, contenders, corpus, metrics, plots, run, samples, summary, tables
+from gencodec.evaluation.corpus import Picture
+from gencodec.evaluation.measure import Row
+from gencodec.evaluation.protocol import Options
+from gencodec.evaluation.store import Results
+from gencodec.evaluation.summary import Point
+
+OTHERS = ("jpeg", "webp-lossy", "avif", "jxl-lossy")
+ANCHORS = ("webp-lossy", "avif")
+QUALITIES = (1, 10, 25, 40, 55, 70, 85, 100)
+RANGE = (0.15, 1.2)
+"""Bits per pixel over which BD-rates are taken."""
+SHOWN = 3
+"""Images of which a detail is shown."""
+SHOWN_BPP, SIDE, GAP = 0.3, 192, 6
+"""The rate, nearest to which our file is shown, the side of a detail, and the gap between two, in pixels."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = pages.parser(__doc__)
+    parser.add_argument("--models", nargs="*", metavar="NAME", help="names or ONNX files; default: all lossy that ship")
+    parser.add_argument("--plots", type=Path, default=Path("docs/results"), metavar="DIR", help="where plots go")
+    return parser.parse_args()
+
+
+def shipped() -> list[str]:
+    """The lossy models that ship."""
+    return [card.name for card in runtime.list_models() if card.family in codecs.LOSSY]
+
+
+def measure(args: argparse.Namespace) -> tuple[Results, list[Picture]]:
+    """All rows, and the pictures."""
+    options = Options(args.threads, args.device, QUALITIES)
+    pictures = corpus.find(args.folders, every=args.every)
+    models = shipped() if args.models is None else args.models
+    entries = contenders.entries(models, OTHERS, options)
+    return run.run(pictures, entries, options, args.report, listen=pages.show), pictures
+
+
+def markdown(results: Results, pictures: Sequence[Picture], plots_at: Path, page: Path | None) -> str:
+    """Write plots and details, and the text that shows them."""
+    curves = summary.curves(results)
+    sets = {name.partition("/")[0] for name in results.images}
+    whole = sets == {"kodak"} and len(results.images) == published.IMAGES
+    others = published.KODAK if whole else {}  # means over fewer images say nothing beside these
+    plots_at.mkdir(parents=True, exist_ok=True)
+    parts = [tables.markdown(table(results, curves, others)), legend(results, sets), ""]
+    for metric, name in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM")):
+        path = plots_at / f"lossy-{metric.replace('_', '-')}.svg"
+        path.write_text(plots.rate_distortion(curves, metric, others))
+        parts.append(f"![{name} against bits per pixel]({pages.link(path, page)})\n")
+    parts += [f"![{text}]({pages.link(path, page)})\n\n{text}\n" for path, text in details(results, pictures, plots_at)]
+    return "\n".join(parts)
+
+
+def table(
+    results: Results, curves: Mapping[str, Sequence[Point]], others: Mapping[str, Sequence[Point]]
+) -> tables.Table:
+    """A line a codec: its range, its BD-rates, its estimate, and its times."""
+    found = [["", "bpp", *(f"to {anchor}, {metric}" for anchor in ANCHORS for metric in ("PSNR", "MS-SSIM"))]]
+    found[0] += ["file over estimate", "encode s", "decode s"]
+    for name, points in {**curves, **others}.items():
+        ends = f"{points[0].bpp:.3f} to {points[-1].bpp:.3f}"
+        rates = [
+            tables.bd(summary.within(curves[anchor], *RANGE), summary.within(points, *RANGE), metric)
+            for anchor in ANCHORS
+            for metric in ("psnr", "ms_ssim")
+        ]
+        totals = summary.totals([row for row in results.rows if row.codec == name])
+        overhead = "" if totals is None or totals.overhead is None else f"{totals.overhead:+.2%}"
+        seconds = [f"{totals.encode_seconds:.2f}", f"{totals.decode_seconds:.2f}"] if totals else ["", ""]
+        found.append([name, ends, *rates, overhead, *seconds])
+    return found
+
+
+def legend(results: Results, sets: set[str]) -> str:
+    low, high = RANGE
+    return (
+        f"{len(results.images)} images of {' and '.join(sorted(sets))}. BD-rates, below 0 for smaller files, over"
+        f" {low} to {high} bits per pixel of whole files, means over images; of published points as they stand. Seconds"
+        f" an image, mean over the sweep, {results.settings['threads']} threads, on {results.machine['processor']},"
+        f" {results.machine['cores']} cores. Published: from CompressAI's repository, see `benchmarks/published.py`, beside"
+        " all of Kodak only. Made by `benchmarks/lossy.py`."
+    )
+
+
+# details
+
+
+def details(results: Results, pictures: Sequence[Picture], place: Path) -> list[tuple[Path, str]]:
+    """Side by side a detail of the original, of ours, and of WebP and AVIF at as many bytes: files and captions."""
+    ours = next((e["codec"] for e in results.contenders.values() if e["model"] and not e["lossless"]), None)
+    if ours is None:
+        return []
+    found = []
+    for picture in pictures[:: max(1, len(pictures) // SHOWN)][:SHOWN]:
+        rows = [row for row in results.rows if row.codec == ours and row.image == picture.name and row.done]
+        row = min(rows, key=lambda row: abs((row.bpp or 0) - SHOWN_BPP))
+        path = place / f"detail-{picture.path.stem}.png"
+        found.append((path, detail(results, picture, row, path)))
+    return found
+
+
+def detail(results: Results, picture: Picture, row: Row, path: Path) -> str:
+    """Write the detail where ours errs most; what it shows."""
+    options = Options(results.settings["threads"], results.settings["device"])
+    image = picture.read()
+    contender = contenders.make(contenders.Entry(row.codec, row.quality, True), options)
+    decoded = {row.codec: (row.bytes or 0, contender.decode(contender.encode(image)))}
+    decoded |= {codec: at_bytes(codec, image, row.bytes or 0, options.threads) for codec in ANCHORS}
+    original = samples.shown(image)
+    views = [original, *(samples.shown(found) for _, found in decoded.values())]
+    rows, columns = samples.detail(original, views[1], SIDE)
+    gap = np.full((rows.stop - rows.start, GAP, 3), 255, np.uint8)
+    parts = [part for view in views for part in (gap, view[rows, columns])][1:]
+    PillowImage.fromarray(np.hstack(parts)).save(path, optimize=True)
+    texts = [
+        f"{codec} {size} bytes, {metrics.psnr(metrics.color(image.pixels), metrics.color(found.pixels)):.2f} dB"
+        for codec, (size, found) in decoded.items()
+    ]
+    return f"{picture.path.name}: original; {'; '.join(texts)}"
+
+
+def at_bytes(codec: str, image: Image, size: int, threads: int) -> tuple[int, Image]:
+    """The largest file of a codec with qualities from 1 to 100 that is no larger than `size`, or its smallest."""
+    low, high = 1, 100
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = len(baselines.make(codec, middle, threads).encode(image)) <= size
+        low, high = (middle, high) if fits else (low, middle - 1)
+    contender = baselines.make(codec, low, threads)
+    data = contender.encode(image)
+    return len(data), contender.decode(data)
+
+
+def main() -> None:
+    args = arguments()
+    results, pictures = measure(args)
+    text = markdown(results, pictures, args.plots, args.page)
+    if args.page:
+        pages.insert(args.page, "lossy", text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
