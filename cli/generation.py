@@ -1,4 +1,4 @@
-"""The command `generate`: pictures that a model makes up, or that lie between two."""
+"""The command `generate`: pictures that a model makes up, that lie between two, or that one latent changes."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def generate(
         tuple[str, str] | None,
         typer.Option("--between", metavar="A B", help="Go from one image's middle square to another's instead."),
     ] = None,
+    traverse: Annotated[
+        bool, typer.Option("--traverse", help="Draw a row for every latent, whose value rises along it, instead.")
+    ] = False,
     steps: Annotated[int, typer.Option("--steps", min=2, help="Pictures on that way, the ends included.")] = 9,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="All pictures as a grid; - is standard output.")
@@ -42,8 +45,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Make pictures: what a model's decoder makes of random bits."""
-    if between is not None and count is not None:
-        raise UsageError("--between and -n exclude each other; --steps says how many pictures lie between")
+    check_asked(count, between, traverse, output_dir)
     total = steps if between is not None else count or 64
     targets = plan(output, output_dir, "between" if between is not None else "sample", total)
     if as_json and targets == [files.STANDARD]:
@@ -59,23 +61,40 @@ def generate(
         files.check_target(files.Job(files.STANDARD, target), force=force)
     start = time.perf_counter()
     loaded = runtime.load(model, threads=threads, device=device)
-    if between is not None:
+    columns = steps
+    if traverse:
+        rows = generation.traversed(loaded, steps, seed, temperature)
+        made = rows.reshape(-1, *rows.shape[2:])
+    elif between is not None:
         a, b = (read(name) for name in between)
         made = generation.between(loaded, a, b, total)
     else:
+        columns = None
         made = generation.samples(loaded, total, seed, temperature)
     seconds = time.perf_counter() - start
-    pictures = made if output is None else [generation.grid(made, total if between is not None else None)]
+    pictures = made if output is None else [generation.grid(made, columns)]
     for target, pixels, kind in zip(targets, pictures, kinds, strict=True):
         files.write(target, formats.encode_image(Image.from_array(pixels), kind))
         if as_json:
-            record = {"output": target, "model": loaded.card.name, "pictures": total // len(targets)}
+            record = {"output": target, "model": loaded.card.name, "pictures": len(made) // len(targets)}
             size = {"width": pixels.shape[1], "height": pixels.shape[0], "seconds": round(seconds, 3)}
             stdout.say(json.dumps(record | size))
     if not quiet and not as_json:
         place = failures.printable(output or str(output_dir), "output")
-        words = f"{total} pictures of {made.shape[2]} x {made.shape[1]} pixels, {seconds:.2f} s"
+        words = f"{len(made)} pictures of {made.shape[2]} x {made.shape[1]} pixels, {seconds:.2f} s"
         typer.echo(f"{loaded.card.name} -> {place}: {words}", err=True)
+
+
+def check_asked(count: int | None, between: tuple[str, str] | None, traverse: bool, output_dir: str | None) -> None:
+    """Raise UsageError for options that exclude each other."""
+    if between is not None and traverse:
+        raise UsageError("--between and --traverse exclude each other")
+    if between is not None and count is not None:
+        raise UsageError("--between and -n exclude each other; --steps says how many pictures lie between")
+    if traverse and count is not None:
+        raise UsageError("--traverse and -n exclude each other; --steps says how many pictures a latent has")
+    if traverse and output_dir is not None:
+        raise UsageError("--traverse draws one grid: name it with -o")
 
 
 def plan(output: str | None, output_dir: str | None, name: str, total: int) -> list[str]:

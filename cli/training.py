@@ -17,7 +17,7 @@ from gencodec.errors import GencodecError, UsageError
 def train(
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="What to train: photo, glow, pixelcnn...")],
     data: Annotated[
-        str, typer.Option("--data", metavar="DIR", help="Folder of lossless photographs, or cifar10, or mnist.")
+        str, typer.Option("--data", metavar="DIR", help="Folder of lossless photographs, or cifar10, mnist, sprites.")
     ],
     checkpoint: Annotated[
         Path | None,

@@ -22,6 +22,8 @@ FLOWS = ("nice", "realnvp", "glow")
 LATENT = ("vae", "nvae")
 BITS_BACK = (*FLOWS, *LATENT)
 LOSSY = ("beta-vae", "nvae-lossy", "vq-vae", "vq-vae-2")
+SPRITES = "beta-vae-sprites"
+"""The family whose latents stand for a whole picture; it does not code any."""
 BATCH = 32
 """Samples that are drawn at a time."""
 
@@ -47,7 +49,10 @@ class PictureCodec(Protocol):
 
 
 def codec_of(model: Model) -> PictureCodec:
-    """The codec of a model's family. Raises `InvalidFile` for a family that is not known."""
+    """The codec of a model's family.
+
+    Raises `InvalidFile` for a family that is not known, `UsageError` for one that only generates.
+    """
     if model.family in AUTOREGRESSIVE:
         from gencodec.codec import autoregressive
 
@@ -58,6 +63,10 @@ def codec_of(model: Model) -> PictureCodec:
         return cast(PictureCodec, bitsback)
     if model.family in LOSSY:
         raise InvalidFile(f"the model {model.card.name} codes with loss, and the file claims to be lossless")
+    if model.family == SPRITES:
+        raise UsageError(
+            f"the model {model.card.name} does not code pictures; it is for `gencodec generate --traverse`"
+        )
     from gencodec.codec import photo
 
     return cast(PictureCodec, photo)  # it refuses other families

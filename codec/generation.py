@@ -1,4 +1,4 @@
-"""Pictures out of a model: samples, and what lies between two pictures. No torch."""
+"""Pictures out of a model: samples, what lies between two pictures, and latent traversals. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from gencodec.codec import codecs
+from gencodec.codec import codecs, traversal
 from gencodec.codec.codecs import pixels_of, planes_of
 from gencodec.errors import UsageError
 
@@ -30,13 +30,31 @@ def samples(model: Model, count: int, seed: int, temperature: float = 1.0) -> Pi
     A `temperature` below 1 narrows the distributions, towards what the model thinks likeliest. Raises `UsageError`
     for families that do not generate, and for numbers out of range.
     """
+    check(seed, temperature)
     if not 1 <= count <= MOST:
         raise UsageError(f"from 1 to {MOST} pictures can be generated, not {count}")
+    if model.family == codecs.SPRITES:
+        decoder = traversal.SpriteDecoder(model)
+        return decoder.pictures(decoder.sampled(count, seed, temperature))
+    return codecs.sample(model, count, seed, temperature)
+
+
+def traversed(model: Model, steps: int, seed: int, temperature: float = 1.0) -> Pixels:
+    """Pictures (rows, steps, side, side, 3): in every row one latent rises, as `gencodec.codec.traversal` has it.
+
+    `seed` and `temperature` are those of the latents that stay. Raises `UsageError` for families without such
+    latents, and for numbers out of range.
+    """
+    check(seed, temperature)
+    return traversal.traversal(model, steps, seed, temperature)
+
+
+def check(seed: int, temperature: float) -> None:
+    """Raise `UsageError` for numbers out of range."""
     if not (math.isfinite(temperature) and temperature > 0):
         raise UsageError(f"the temperature is a number above 0, not {temperature}")
     if seed < 0:
         raise UsageError(f"the seed is not negative, as {seed} is")
-    return codecs.sample(model, count, seed, temperature)
 
 
 def between(model: Model, a: Image, b: Image, count: int) -> Pixels:

@@ -18,6 +18,7 @@ from gencodec.export.flow import export_flow
 from gencodec.export.latents import export_latents
 from gencodec.export.lossy import export_lossy
 from gencodec.export.photo import export_photo
+from gencodec.export.sprites import export_sprites
 from gencodec.export.vq import export_vq
 from gencodec.models.data import held_out_tiles, load_photos, split
 from gencodec.models.families import find_family
@@ -31,6 +32,7 @@ EXPORTERS = cast(
         **dict.fromkeys(("nice", "realnvp", "glow"), export_flow),
         **dict.fromkeys(("vae", "nvae"), export_latents),
         **dict.fromkeys(("beta-vae", "nvae-lossy"), export_lossy),
+        "beta-vae-sprites": export_sprites,
         **dict.fromkeys(("vq-vae", "vq-vae-2"), export_vq),
     },
 )

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from gencodec.errors import UsageError
 from gencodec.models.augment import MILD, WIDE, Chances, augmented, coded
+from gencodec.models.sprites import Sprites, chosen
 
 Pixels = NDArray[np.uint8]
 
@@ -29,6 +30,8 @@ COLOR_ORDER = (1, 0, 2)
 """Green, red, blue: the order in which the codec codes colors."""
 SETS = ("cifar10", "mnist")
 """Sets of small pictures that have names."""
+GENERATED = Path("sprites")
+"""The set of `gencodec.models.sprites`, which has no folder. A folder of that name is one like others."""
 PLACE = "GENCODEC_DATA"
 """Environment variable that names the folder of the sets."""
 ARRAYS = ("train_x.npy", "test_x.npy")
@@ -110,7 +113,7 @@ class Tiles(Batches):
 class Small(Batches):
     """Batches of a set of small pictures (n, height, width[, 3]); those with colors are mirrored now and then."""
 
-    def __init__(self, pictures: Pixels, draw: Draw):
+    def __init__(self, pictures: Pixels | Sprites, draw: Draw):
         super().__init__(draw)
         self.pictures = pictures
 
@@ -149,8 +152,11 @@ def _leave_interrupts(_: int) -> None:
 
 
 def find_data(name: str) -> Path:
-    """The folder called `name`, or that of the set of that name in $GENCODEC_DATA. Raises `UsageError`."""
-    if Path(name).is_dir():
+    """The folder called `name`, or that of the set of that name in $GENCODEC_DATA. Raises `UsageError`.
+
+    A set that is generated has a name in place of a folder.
+    """
+    if Path(name).is_dir() or is_generated(Path(name)):
         return Path(name)
     place = os.environ.get(PLACE)
     if name in SETS and place and (Path(place) / name).is_dir():
@@ -159,16 +165,25 @@ def find_data(name: str) -> Path:
     raise UsageError(f"there is no folder {name}{known}")
 
 
+def is_generated(folder: Path) -> bool:
+    """Whether this is no folder, but the name of the set that is generated."""
+    return folder == GENERATED and not folder.exists()
+
+
 def is_set(folder: Path) -> bool:
-    """Whether a folder holds a set of small pictures, as arrays."""
-    return any((folder / name).is_file() for name in ARRAYS)
+    """Whether a folder holds a set of small pictures, as arrays, or stands for one that is generated."""
+    return is_generated(folder) or any((folder / name).is_file() for name in ARRAYS)
 
 
-def load_set(folder: Path) -> tuple[Pixels, Pixels]:
+def load_set(folder: Path) -> tuple[Pixels | Sprites, Pixels]:
     """Training and held-out pictures of a set, uint8 (n, height, width) or (n, height, width, 3).
 
-    Raises `UsageError` where the folder does not hold such arrays.
+    Those of a set that is generated are not held out, but it has so many that few of them are trained on. Raises
+    `UsageError` where the folder does not hold such arrays.
     """
+    if is_generated(folder):
+        sprites = Sprites()
+        return sprites, sprites[chosen(HELD_OUT, seed=0)]
     found = []
     for name in ARRAYS:
         try:

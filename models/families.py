@@ -18,6 +18,7 @@ from gencodec.models.pixelcnn import PixelCNN, PixelCNNConfig
 from gencodec.models.pixelrnn import PixelRNN, PixelRNNConfig
 from gencodec.models.realnvp import Realnvp, RealnvpConfig
 from gencodec.models.settings import parsed
+from gencodec.models.spritevae import SpriteVAE, SpriteVAEConfig
 from gencodec.models.vae import VAE, VAEConfig
 from gencodec.models.vqvae import VQVAE, VQVAEConfig
 from gencodec.models.vqvae2 import VQVAE2, VQVAE2Config
@@ -58,6 +59,7 @@ FAMILIES = {
         Family("vq-vae-2", VQVAE2Config, VQVAE2),
         Family("beta-vae", BetaVAEConfig, Lossy),
         Family("nvae-lossy", LossyConfig, Lossy),
+        Family("beta-vae-sprites", SpriteVAEConfig, SpriteVAE),
     )
 }
 

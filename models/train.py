@@ -25,6 +25,7 @@ from gencodec.models.data import (
     cut_up,
     held_out_pictures,
     held_out_tiles,
+    is_generated,
     is_set,
     load_photos,
     load_set,
@@ -138,7 +139,7 @@ def fitting(family: Family) -> Iterator[None]:
 
 def side_of(config: Any, folder: Path) -> int:
     """Side of the tiles to train on, where none is given."""
-    return SET_SIDE if is_set(folder) else getattr(config, "tile", SIZE)
+    return SET_SIDE if is_set(folder) and not is_generated(folder) else getattr(config, "tile", SIZE)
 
 
 def pictures(course: Course, draw: Draw, *, whole: bool) -> tuple[Batches, Tensor]:
