@@ -39,6 +39,7 @@ LATENT = 1023
 """Largest magnitude of latents as priors see them, in eighths."""
 SHIFT = 3
 """Bits by which latents are finer than priors see them."""
+UNLIKELY = -(1 << 40)
 SCORE_SHIFT = 12
 """Bits that are dropped of the products of queries and keys, to make sixteenths of binary digits."""
 
@@ -62,9 +63,9 @@ class Softmax:
         result[np.arange(len(result)), power.argmax(1)] += TOTAL - result.sum(1)
         return result
 
-    def shares(self, scores: Index) -> Index:
-        """Shares out of 2**16 of scores (..., n), floored."""
-        power = powers_of(scores, self.table)
+    def shares(self, scores: Index, valid: NDArray[np.bool_]) -> Index:
+        """Shares out of 2**16 of scores (..., n), floored; only `valid` ones have any."""
+        power = powers_of(np.where(valid, scores, UNLIKELY), self.table) * valid
         return (power << TOTAL_BITS) // power.sum(-1, keepdims=True)
 
 
@@ -121,10 +122,10 @@ class Prior:
         whole = (np.concatenate(outputs, 3) for outputs in zip(*parts, strict=True))
         return [a.reshape(a.shape[1], *shape) for a in whole]
 
-    def given(self, latents: Index | None, coarse: Index | None) -> Array | None:
+    def given(self, latents: Index | None, coarse: Index | None, inside: Array) -> Array | None:
         """What is known of a map for all gates: `latents` at its positions, `coarse` at every 2 x 2 of them.
 
-        Both are sums of code vectors, (dim, rows, columns, lanes); without any, None.
+        Both are sums of code vectors, (dim, rows, columns, lanes); without any, None. `inside`: as `Walk` says.
         """
         parts = [] if latents is None else [seen(latents)]
         if coarse is not None:
@@ -133,15 +134,17 @@ class Prior:
             return None
         hidden = self.call("join", *parts)[0]
         canvas = blank(len(hidden), *hidden.shape[1:])
-        inner(canvas)[...] = hidden
+        inner(canvas)[...] = hidden * inside
         return self.call("given", around(canvas, 0, hidden.shape[1], AROUND))[0]
 
 
 class Walk:
     """A way through maps of codes of one stage, and what the prior remembers on it."""
 
-    def __init__(self, prior: Prior, height: int, width: int, lanes: int, given: Array | None):
-        self.prior, self.height, self.width, self.lanes = prior, height, width, lanes
+    def __init__(self, prior: Prior, inside: Array, given: Array | None):
+        """`inside` (rows, columns, lanes) is 1 in each lane's tile and 0 beyond, where all features are zero."""
+        height, width, lanes = inside.shape
+        self.prior, self.height, self.width, self.lanes, self.inside = prior, height, width, lanes, inside
         s = prior.sizes
         self.codes = blank(len(prior.embedded), height, width, lanes)
         self.gated = [blank(s.hidden, height, width, lanes) for _ in range(s.layers - 1)]
@@ -149,11 +152,11 @@ class Walk:
         self.states = np.zeros(0, np.float32)
         self.above = np.zeros(0, np.float32)
         self.first = 0
-        self.memory = Memory(prior, height * width, lanes) if s.attention else None
+        self.memory = Memory(prior, inside) if s.attention else None
 
     def put(self, rows: slice, columns: slice, codes: Index) -> None:
         """Take note of codes (rows, columns, lanes)."""
-        inner(self.codes)[:, rows, columns] = self.prior.embedded[:, codes]
+        inner(self.codes)[:, rows, columns] = self.prior.embedded[:, codes] * self.inside[rows, columns]
 
     def begin(self, first: int, last: int) -> None:
         """Start the rows `first` to `last - 1`, above which all codes are known."""
@@ -162,7 +165,7 @@ class Walk:
             link, *gated = self.prior.call(f"row{layer}", seen_above)
             links.append(link)
             if gated:
-                inner(self.gated[layer])[:, first:last] = gated[0]
+                inner(self.gated[layer])[:, first:last] = gated[0] * self.inside[first:last]
                 seen_above = around(self.gated[layer], first, last, LATER)
         self.above, self.first = np.concatenate(links), first
         s = self.prior.sizes
@@ -216,8 +219,10 @@ class Walk:
 class Memory:
     """What attention reads: keys and values of earlier positions, row by row (1906.00446, section 3.2)."""
 
-    def __init__(self, prior: Prior, positions: int, lanes: int):
+    def __init__(self, prior: Prior, inside: Array):
         self.prior, self.size, self.count = prior, prior.sizes.attention, 0
+        lanes, positions = inside.shape[2], inside.shape[0] * inside.shape[1]
+        self.valid = np.ascontiguousarray(inside.reshape(positions, lanes).T > 0)
         self.keys = np.zeros((lanes, positions, self.size), np.int64)
         self.values = np.zeros((lanes, positions, self.size), np.int64)
         self.features = np.zeros(0, np.float32)
@@ -233,7 +238,7 @@ class Memory:
         read = np.zeros((len(query), self.size), np.int64)
         if self.count:
             scores = np.einsum("la,lpa->lp", query, self.keys[:, : self.count]) >> SCORE_SHIFT
-            shares = self.prior.softmax.shares(scores)
+            shares = self.prior.softmax.shares(scores, self.valid[:, : self.count])
             read = np.einsum("lp,lpa->la", shares, self.values[:, : self.count]) >> TOTAL_BITS
         return self.logits(features, read.T[:, None].astype(np.float32))
 
@@ -253,7 +258,7 @@ class Memory:
         for lane in range(shape[2]):
             q, k, v = (a[..., lane].T for a in flat)
             for at in range(1, len(q)):
-                shares = self.prior.softmax.shares((k[:at] @ q[at]) >> SCORE_SHIFT)
+                shares = self.prior.softmax.shares((k[:at] @ q[at]) >> SCORE_SHIFT, self.valid[lane, :at])
                 read[:, at, lane] = (shares @ v[:at]) >> TOTAL_BITS
         return read.reshape(self.size, *shape)
 

@@ -149,14 +149,15 @@ class VQCodec:
 
     # codes <-> streams
 
-    def walks(self, maps: list[Codes], lanes: int) -> Iterator[tuple[int, int, Walk]]:
+    def walks(self, maps: list[Codes], lanes: list[Lanes]) -> Iterator[tuple[int, int, Walk]]:
         """The stages of maps (stages, h, w, lanes) in order, each with its walk; earlier ones are to be filled then."""
         coarse: Index | None = None
         for number, (code_map, codes) in enumerate(zip(self.maps, maps, strict=True)):
+            inside = inside_of(lanes[number])
             for stage in range(len(codes)):
                 latents = self.vectors(code_map, codes[:stage]) if stage else None
                 prior = code_map.priors[stage]
-                yield number, stage, Walk(prior, codes.shape[1], codes.shape[2], lanes, prior.given(latents, coarse))
+                yield number, stage, Walk(prior, inside, prior.given(latents, coarse, inside))
             coarse = self.vectors(code_map, codes)
 
     def vectors(self, code_map: CodeMap, codes: Codes) -> Index:
@@ -167,7 +168,7 @@ class VQCodec:
         """The stream of a group of tiles, and its length in bits by the model's own probabilities."""
         lanes = [lanes_of(tiles, tiling, self.coarsest // m.stride) for m in self.maps]
         inputs = [gathered(m, tiles, one) for m, one in zip(maps, lanes, strict=True)]
-        intervals = [(n, *walk.known(inputs[n][s].astype(np.int64))) for n, s, walk in self.walks(inputs, len(tiles))]
+        intervals = [(n, *walk.known(inputs[n][s].astype(np.int64))) for n, s, walk in self.walks(inputs, lanes)]
         coder = IntervalCoder()
         for number, left, length in reversed(intervals):
             for y in reversed(range(left.shape[0])):
@@ -180,7 +181,7 @@ class VQCodec:
     def decode_lanes(self, coders: GroupCoders, lanes: list[Lanes], maps: list[Codes], report: Progress) -> None:
         """Fill maps (stages, h, w, lanes) from streams of tiles in lockstep."""
         total, done = sum(codes[..., 0].size for codes in maps), 0
-        for number, stage, walk in self.walks(maps, maps[0].shape[3]):
+        for number, stage, walk in self.walks(maps, lanes):
             codes = maps[number][stage]
             for y in range(walk.height):
                 walk.begin(y, y + 1)
@@ -297,6 +298,12 @@ def lanes_of(tiles: list[Box], tiling: Tiling, scale: int) -> Lanes:
     """Tiles of codes of a map that is `scale` times as fine as the tiling."""
     sizes = np.array([[tile.height * scale, tile.width * scale] for tile in tiles])
     return Lanes(sizes, tiling.tile_width * scale)
+
+
+def inside_of(lanes: Lanes) -> Array:
+    """1 where lanes have a position and 0 beyond, (height, width, lanes)."""
+    rows = np.arange(lanes.height)[:, None, None] < lanes.sizes[:, 0]
+    return (rows & (np.arange(lanes.width)[None, :, None] < lanes.sizes[:, 1])).astype(np.float32)
 
 
 def scaled(box: Box, factor: int) -> Box:

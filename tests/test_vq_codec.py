@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gencodec.codec import codeprior, vq
+from gencodec.codec.autoregressive import Lanes
 from gencodec.codec.codeprior import Softmax, Walk, find, interval, softmax_of
 from gencodec.codec.coder import TOTAL
 from gencodec.codec.vq import VQCodec, decode, encode, levels, sample
@@ -128,6 +129,11 @@ def costs_of(network: Network, picture: Pixels) -> list[Tensor]:
         return [*coarse, *(network.bottom_bits(top, bottom, s)[0] for s in range(network.config.bottom_stages))]
 
 
+def whole_lanes(maps: list[NDArray[np.uint16]]) -> list[Lanes]:
+    """Lanes that maps (stages, h, w, lanes) fill."""
+    return [Lanes(np.full((codes.shape[3], 2), codes.shape[1:3]), codes.shape[2]) for codes in maps]
+
+
 @names
 def test_the_codec_finds_the_networks_codes(
     name: str, networks: dict[str, Network], models: dict[str, Model], picture: Pixels
@@ -147,7 +153,7 @@ def test_the_codecs_prices_are_the_networks(
     codec = VQCodec(models[name])
     maps = [codes[:, 0, :, :, None].numpy().astype(np.uint16) for codes in codes_of(networks[name], tile)]
     costs = costs_of(networks[name], tile)
-    walked = list(codec.walks(maps, 1))
+    walked = list(codec.walks(maps, whole_lanes(maps)))
     assert len(walked) == len(costs)
     for (number, stage, walk), cost in zip(walked, costs, strict=True):
         _, length = walk.known(maps[number][stage].astype(np.int64))
@@ -158,7 +164,9 @@ def test_the_codecs_prices_are_the_networks(
 def test_step_by_step_is_as_all_at_once(name: str, models: dict[str, Model], picture: Pixels) -> None:
     codec = VQCodec(models[name])
     maps = [codes[..., None] for codes in codec.quantise(np.ascontiguousarray(picture[:32, :64]), codec.levels - 1)]
-    for (number, stage, whole), (_, _, steps) in zip(codec.walks(maps, 1), codec.walks(maps, 1), strict=True):
+    for (number, stage, whole), (_, _, steps) in zip(
+        *(codec.walks(maps, whole_lanes(maps)) for _ in range(2)), strict=True
+    ):
         codes = maps[number][stage].astype(np.int64)
         left, length = whole.known(codes)
         for y in range(steps.height):
@@ -175,9 +183,31 @@ def test_lanes_do_not_know_each_other(name: str, models: dict[str, Model]) -> No
     codec, rng = VQCodec(models[name]), np.random.default_rng(3)
     prior = codec.maps[0].priors[0]
     codes = rng.integers(0, 16, (4, 4, 3))
-    together = Walk(prior, 4, 4, 3, None).known(codes)[1]
-    alone = [Walk(prior, 4, 4, 1, None).known(codes[..., i : i + 1])[1] for i in range(3)]
+    inside = np.ones((4, 4, 3), np.float32)
+    together = Walk(prior, inside, None).known(codes)[1]
+    alone = [Walk(prior, inside[..., :1], None).known(codes[..., i : i + 1])[1] for i in range(3)]
     assert (together == np.concatenate(alone, 2)).all()
+
+
+@names
+def test_what_lies_beyond_a_tile_does_not_count(name: str, models: dict[str, Model]) -> None:
+    codec, rng = VQCodec(models[name]), np.random.default_rng(4)
+    scales = [codec.coarsest // m.stride for m in codec.maps]
+    maps = [
+        rng.integers(0, 16, (m.stages, 3 * f, 2 * f, 1), np.uint16) for m, f in zip(codec.maps, scales, strict=True)
+    ]
+    found = []
+    for height, width in ((3, 2), (4, 4)):
+        lanes = [Lanes(np.array([[3 * f, 2 * f], [height * f, width * f]]), width * f) for f in scales]
+        padded = [np.zeros((len(m), height * f, width * f, 2), np.uint16) for m, f in zip(maps, scales, strict=True)]
+        for place, codes in zip(padded, maps, strict=True):
+            place[:, : codes.shape[1], : codes.shape[2]] = codes
+        walks = codec.walks(padded, lanes)
+        lengths = [walk.known(padded[n][s].astype(np.int64))[1] for n, s, walk in walks]
+        shapes = [maps[n].shape[1:3] for n, m in enumerate(codec.maps) for _ in range(m.stages)]
+        found.append([length[:h, :w, 0] for length, (h, w) in zip(lengths, shapes, strict=True)])
+    for small, large in zip(*found, strict=True):
+        assert (small == large).all()
 
 
 def test_pixels_are_the_networks(networks: dict[str, Network], models: dict[str, Model], picture: Pixels) -> None:
