@@ -243,7 +243,7 @@ class Hierarchy(nn.Module):
             mean, _, _ = rows.chunk(3, 1)
             mask = group.mask(*y.shape[2:], device=y.device)
             costs.append((self.bits(y - mean, rows) * mask).sum((1, 2, 3)))
-            z = y + (mean + torch.round(LEVELS * (y - mean)) / LEVELS - y).detach()
+            z = (mean + torch.round(LEVELS * (y - mean)) / LEVELS).detach() + (y - y.detach())
             z = torch.clamp(z, LATENT.low * LATENT.step, LATENT.high * LATENT.step)
             if group.parity is None and group.latents == known[group.scale].shape[1]:
                 known[group.scale] = z
@@ -263,14 +263,10 @@ class Hierarchy(nn.Module):
     def bits(self, away: Tensor, rows: Tensor) -> Tensor:
         """Code lengths of latents that are so far `away` from their means, in units; all (N, latents, H, W).
 
-        In the training of the smooth network they are those of latents with uniform noise, which are longer where
-        distributions are narrow; that of the integer network rounds, with the gradient passed through.
+        In training those of latents with uniform noise, which are longer where distributions are narrow.
         """
         steps = LEVELS * away
-        if self.training and not self.exact:
-            steps = steps + torch.rand_like(away) - 0.5
-        else:
-            steps = steps + (torch.round(steps) - steps).detach()
+        steps = steps + torch.rand_like(away) - 0.5 if self.training else torch.round(steps)
         d = Distribution.of(rows, self.exact)
         middle = MIDDLE * LEVELS
         return self.shapes.bits(steps + middle, torch.full_like(steps, middle), d.scale, d.shape)
