@@ -100,8 +100,8 @@ def legend(results: Results, sets: set[str]) -> str:
         f"{len(results.images)} images of {' and '.join(sorted(sets))}. BD-rates, below 0 for smaller files, over"
         f" {low} to {high} bits per pixel of whole files, means over images; of published points as they stand. Seconds"
         f" an image, mean over the sweep, {results.settings['threads']} threads, on {results.machine['processor']},"
-        f" {results.machine['cores']} cores. Published: from CompressAI's repository, see `benchmarks/published.py`, beside"
-        " all of Kodak only. Made by `benchmarks/lossy.py`."
+        f" {results.machine['cores']} cores. Published points, from CompressAI's repository, stand beside all of"
+        " Kodak only (`benchmarks/published.py`). Made by `benchmarks/lossy.py`."
     )
 
 
