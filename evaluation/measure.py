@@ -72,9 +72,9 @@ class Row:
         return bool(self.error) and self.width is None
 
     @property
-    def key(self) -> tuple[str, str, str, str, str]:
+    def key(self) -> tuple[str, ...]:
         """What a row's figures depend on: where it is the same, they need not be measured again."""
-        return self.image, self.sha256, self.contender, self.version, self.settings
+        return self.image, self.sha256, self.contender, self.version, self.settings, self.machine
 
 
 def row(image: str, sha256: str, machine: str, name: str, contender: Contender) -> dict[str, Any]:

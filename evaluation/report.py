@@ -84,15 +84,14 @@ def _table(table: tables.Table, results: Results) -> str:
     """A table; the lines of gencodec's models stand out."""
     if not table:
         return ""
-    ours = {entry[key] for entry in results.contenders.values() if entry["model"] for key in ("codec",)}
-    head, *lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in line) for tag, line in _tagged(table))
-    marks = [" class=ours" if line[0] in ours else "" for line in table[1:]]
-    body = "".join(f"<tr{mark}>{line}</tr>\n" for mark, line in zip(marks, lines, strict=True))
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>"
+    ours = {entry["codec"] for entry in results.contenders.values() if entry["model"]}
+    head, *lines = table
+    body = "".join(f"<tr{' class=ours' if line[0] in ours else ''}>{_cells('td', line)}</tr>\n" for line in lines)
+    return f"<div class=scroll><table><thead><tr>{_cells('th', head)}</tr></thead><tbody>\n{body}</tbody></table></div>"
 
 
-def _tagged(table: tables.Table) -> list[tuple[str, list[str]]]:
-    return [("th" if index == 0 else "td", line) for index, line in enumerate(table)]
+def _cells(tag: str, line: list[str]) -> str:
+    return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in line)
 
 
 def _settings(results: Results) -> tables.Table:

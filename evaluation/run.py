@@ -86,7 +86,7 @@ def run(
             if found.unread:
                 results.images[found.image] = found.error
             if keeper:
-                keeper.saved()
+                keeper.keep()
             if listen:
                 left = (time.monotonic() - begin) / count * (len(tasks) - count)
                 listen(Progress(results, reused, count, total, found, left))

@@ -96,7 +96,7 @@ class Keeper:
         self.results, self.folder = results, folder
         self.next = 0.0
 
-    def saved(self) -> None:
+    def keep(self) -> None:
         """Save if it is time to."""
         begin = time.monotonic()
         if begin >= self.next:
