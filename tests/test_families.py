@@ -38,7 +38,7 @@ def test_every_family_ships() -> None:
     assert all(card.file.stat().st_size < 4 << 20 for card in CARDS)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 37, 3), (41, 3, 1), (65, 67, 3), (33, 97, 3)])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 37, 3), (41, 3, 1), (65, 67, 3)])
 def test_any_size_comes_back(model: Model, coast: Pixels, shape: tuple[int, int, int]) -> None:
     pixels = np.ascontiguousarray(coast[100 : 100 + shape[0], 200 : 200 + shape[1], : shape[2]])
     codec = codecs.codec_of(model)
@@ -49,13 +49,13 @@ def test_any_size_comes_back(model: Model, coast: Pixels, shape: tuple[int, int,
 def test_noise_and_flat_ground_come_back(model: Model) -> None:
     rng = np.random.default_rng(2)
     codec = codecs.codec_of(model)
-    for pixels in (rng.integers(0, 256, (48, 50, 3), np.uint8), np.full((40, 64, 3), 255, np.uint8)):
+    for pixels in (rng.integers(0, 256, (20, 70, 3), np.uint8), np.full((33, 24, 3), 255, np.uint8)):
         payload = codec.encode(pixels, model).payload
         assert np.array_equal(codec.decode(payload, pixels.shape, model), pixels)
 
 
 def test_threads_and_optimizations_change_no_bit(model: Model, coast: Pixels) -> None:
-    pixels = np.ascontiguousarray(coast[100:196, 40:168])
+    pixels = np.ascontiguousarray(coast[100:140, 40:112])
     codec = codecs.codec_of(model)
     payload = codec.encode(pixels, model).payload
     for threads, optimize in ((1, True), (2, False)):
@@ -72,14 +72,14 @@ def test_a_file_is_as_long_as_the_model_says(model: Model, coast: Pixels) -> Non
 
 
 def test_a_region_is_the_part_of_the_whole(model: Model, coast: Pixels) -> None:
-    pixels = np.ascontiguousarray(coast[:96, :160])
+    pixels = np.ascontiguousarray(coast[:70, :135])
     codec = codecs.codec_of(model)
     payload = codec.encode(pixels, model).payload
-    assert np.array_equal(codec.decode(payload, pixels.shape, model, region=(70, 50, 61, 30)), pixels[50:80, 70:131])
+    assert np.array_equal(codec.decode(payload, pixels.shape, model, region=(70, 66, 61, 3)), pixels[66:69, 70:131])
 
 
 def test_damage_is_noticed(model: Model, coast: Pixels) -> None:
-    pixels = np.ascontiguousarray(coast[:48, :48])
+    pixels = np.ascontiguousarray(coast[:36, :36])
     codec = codecs.codec_of(model)
     payload = codec.encode(pixels, model).payload
     for length in (0, 3, 9, len(payload) // 2):
@@ -96,9 +96,14 @@ def test_damage_is_noticed(model: Model, coast: Pixels) -> None:
         assert not np.array_equal(result, pixels)
 
 
-def test_samples_are_pictures(model: Model) -> None:
+@pytest.fixture(scope="module")
+def samples(model: Model) -> Pixels:
+    return codecs.sample(model, 2, 1)
+
+
+def test_samples_are_pictures(model: Model, samples: Pixels) -> None:
     tile = model.config["tile"]
-    one, again, other = (codecs.sample(model, 2, seed) for seed in (1, 1, 2))
+    one, again, other = samples, *(codecs.sample(model, 2, seed) for seed in (1, 2))
     assert one.shape == (2, tile, tile, 3)
     assert one.dtype == np.uint8
     assert np.array_equal(one, again)
@@ -109,18 +114,18 @@ def test_samples_are_pictures(model: Model) -> None:
     assert steps < 0.6 * np.abs(one.astype(int) - one[:, :, ::-1].astype(int)).mean() + 4
 
 
-def test_low_temperatures_are_calmer(model: Model) -> None:
-    usual, calm = (codecs.sample(model, 2, 3, temperature).astype(int) for temperature in (1.0, 0.4))
+def test_low_temperatures_are_calmer(model: Model, samples: Pixels) -> None:
+    usual, calm = samples.astype(int), codecs.sample(model, 2, 1, 0.4).astype(int)
     assert np.abs(np.diff(calm, axis=1)).mean() < np.abs(np.diff(usual, axis=1)).mean()
 
 
 def test_whole_files_by_name(model: Model, coast: Pixels) -> None:
-    pixels = np.dstack([coast[:40, :70], np.arange(2800, dtype=np.uint8).reshape(40, 70)])  # with alpha
-    file = gencodec.compress(pixels, model=model.card.family, threads=1)
+    pixels = np.dstack([coast[:20, :70], np.arange(1400, dtype=np.uint8).reshape(20, 70)])  # with alpha
+    file = gencodec.compress(pixels, model=model.card.family, threads=1, device="cpu")
     found = gencodec.info(file)
     assert found.model == model.card.name
     assert (found.initial_bits is not None) == (model.family in codecs.BITS_BACK)
-    assert np.array_equal(gencodec.decompress(file, threads=1).pixels, pixels)
+    assert np.array_equal(gencodec.decompress(file, threads=1, device="cpu").pixels, pixels)
 
 
 @pytest.mark.parametrize("name", BITS_BACK)
