@@ -60,7 +60,8 @@ def add_floats(graph: ExactGraph, stage: FloatStage) -> tuple[list[onnx.NodeProt
     inputs = {value.name for value in model.input}
 
     def renamed(name: str) -> str:
-        return name if name in inputs or not name else f"{stage.name}/{name}"
+        # no name ends as those of weights do, which must be proved exact
+        return name if name in inputs or not name else f"{stage.name}/{name}:"
 
     for tensor in model.initializer:
         array = numpy_helper.to_array(tensor)

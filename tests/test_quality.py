@@ -60,8 +60,8 @@ def test_sizes_land_within_five_percent_or_are_refused(model: str) -> None:
 
 def test_an_accuracy_is_reached_or_refused(model: str) -> None:
     pixels = picture(96, 96)
-    data = gencodec.compress(pixels, model=model, target_psnr=30)
-    assert psnr(gencodec.decompress(data, model=model).pixels, pixels) >= 30
+    data = gencodec.compress(pixels, model=model, target_psnr=24)
+    assert psnr(gencodec.decompress(data, model=model).pixels, pixels) >= 24
     with pytest.raises(GencodecError, match="no quality gives a PSNR of 90 dB; the highest gives"):
         gencodec.compress(pixels, model=model, target_psnr=90)
 
