@@ -19,7 +19,7 @@ from gencodec.errors import InvalidFile, UnknownModel
 from gencodec.runtime import onnxfile, proof
 from gencodec.runtime.branches import Branches
 from gencodec.runtime.registry import ModelCard, find_model
-from gencodec.runtime.session import open_session, provider_of
+from gencodec.runtime.session import PROVIDERS, open_session, provider_of
 
 Array = NDArray[np.float32]
 EMPTY = {rank: np.zeros((0,) * rank, np.float32) for rank in (2, 4)}
@@ -169,6 +169,7 @@ def load(
     weights that are not those of the card.
     """
     card = model if isinstance(model, ModelCard) else find_model(model)
+    device = "cpu" if provider_of(device) == PROVIDERS["cpu"] else device  # "auto" may be the same
     key = (card, threads, device, optimize)
     with _lock:
         if key not in _warm:
