@@ -107,6 +107,8 @@ def sample(model: Model, count: int, seed: int, temperature: float = 1.0) -> Pix
         from gencodec.codec import autoregressive
 
         return autoregressive.sample(model, count, seed, temperature)
+    if model.family in LOSSY:
+        return lossy_codec_of(model).sample(model, count, seed, temperature)
     if model.family not in BITS_BACK:
         raise UsageError(f"the family {model.family} of the model {model.card.name} does not generate pictures")
     codec, coder = tile_codec(model, temperature), RandomCoder(seed)

@@ -69,6 +69,14 @@ class Stack(Protocol):
         """Pop `count` numbers that `push_uniform` pushed with these sizes."""
         ...
 
+    def push_flags(self, flags: Index, share: int) -> None:
+        """Push numbers 0 or 1 (n,), of which 1 has `share` out of 2**16, more than 0 and less than all."""
+        ...
+
+    def pop_flags(self, share: int, count: int) -> Index:
+        """Pop `count` numbers that `push_flags` pushed with this share."""
+        ...
+
 
 def _narrowed(length: Index) -> Index:
     """The sizes that are popped for intervals of `length`: long ones are cut by up to 0.4 %.
@@ -140,14 +148,12 @@ class IntervalCoder:
         return value
 
     def push_flags(self, flags: Index, share: int) -> None:
-        """Push numbers 0 or 1 (n,), of which 1 has `share` out of 2**16, more than 0 and less than all."""
         self.stack.encode_reverse(flags.astype(np.int32), _flag(share))
         ones = int(flags.sum())
         self.bits += ones * (TOTAL_BITS - math.log2(share))
         self.bits += (len(flags) - ones) * (TOTAL_BITS - math.log2(TOTAL - share))
 
     def pop_flags(self, share: int, count: int) -> Index:
-        """Pop `count` numbers that `push_flags` pushed with this share."""
         flags = self.stack.decode(_flag(share), count).astype(np.int64)
         ones = int(flags.sum())
         self.bits -= ones * (TOTAL_BITS - math.log2(share))
@@ -187,6 +193,14 @@ class RandomCoder:
         self.bits -= float(np.log2(np.broadcast_to(np.asarray(size, np.int64), count)).sum())
         return self.rng.integers(0, size, count)
 
+    def push_flags(self, flags: Index, share: int) -> None:
+        self.bits += information(np.where(flags == 1, share, TOTAL - share))
+
+    def pop_flags(self, share: int, count: int) -> Index:
+        flags = (self.rng.integers(0, TOTAL, count) < share).astype(np.int64)
+        self.bits -= information(np.where(flags == 1, share, TOTAL - share))
+        return flags
+
 
 class MiddleCoder(RandomCoder):
     """A stack whose every choice is the middle one: medians for symbols, half of the size for uniform numbers."""
@@ -199,6 +213,9 @@ class MiddleCoder(RandomCoder):
 
     def pop_uniform(self, size: Index | int, count: int) -> Index:
         return np.broadcast_to(np.asarray(size, np.int64) // 2, count).copy()
+
+    def pop_flags(self, share: int, count: int) -> Index:
+        return np.full(count, int(2 * share > TOTAL), np.int64)
 
 
 def runs(count: int) -> list[slice]:

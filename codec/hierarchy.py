@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.coder import IntervalCoder
+from gencodec.codec.coder import IntervalCoder, RandomCoder
 from gencodec.codec.lossy import LossyDecoded, LossyEncoded
 from gencodec.codec.photo import CODING_ORDER, Pixels, Progress, Tracker, packed, parsed, run_all
 from gencodec.codec.sparse import STEPS, SparseTables
-from gencodec.codec.tables import Tables
+from gencodec.codec.tables import Tables, scale_shift
 from gencodec.codec.tiling import Box, Tiling
 from gencodec.errors import InvalidFile
 
@@ -49,6 +49,8 @@ FARTHEST = 127
 """Steps from the mean that a symbol can state; the last one says that a number follows by which they are more."""
 MORE = 1024
 """Such numbers are below this."""
+SAMPLED = 0.6
+"""The quality level of samples, as a share of the highest."""
 DEAD_ZONE = 0.06
 """The encoder takes a step towards the mean where a latent is hardly more than half a step beyond it."""
 
@@ -133,6 +135,17 @@ class Decoding:
             raise InvalidFile("the coded pixels are damaged: a stream does not end where its latents do")
 
 
+class Sampling:
+    """Steps at random, of distributions that are so many scale indices wider."""
+
+    def __init__(self, tables: SparseTables, coder: RandomCoder, wider: int):
+        self.tables, self.coder, self.wider = tables, coder, wider
+
+    def steps(self, group: Group, where: NDArray[np.bool_], prior: Prior) -> Index:  # noqa: ARG002
+        scale = np.clip(prior.scale + self.wider, 0, len(self.tables.tables.rate) - 1)
+        return self.tables.pop(self.coder, scale, prior.shape)
+
+
 class HierarchyCodec:
     """The two directions, for one model."""
 
@@ -149,7 +162,7 @@ class HierarchyCodec:
             self.groups = [Group(g["scale"], g["first"], g["last"], g["parity"]) for g in config["groups"]]
             self.latents = {int(scale): int(count) for scale, count in config["latents"]}
             self.knots, self.each = int(config["knots"]), int(config["levels_a_knot"])
-            self.margin, self.skip = int(config["margin"]), int(config["skip"])
+            self.margin, self.skip, self.tile = (int(config[name]) for name in ("margin", "skip", "tile"))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidFile(f"the model {model.card.name} does not say how it is built") from error
 
@@ -374,3 +387,18 @@ def unpacked(payload: bytes, width: int, height: int, codec: HierarchyCodec) -> 
     if tiling.tile_width % UNIT or tiling.tile_height % UNIT or tiling.group_columns * tiling.group_rows != 1:
         raise InvalidFile(f"the coded pixels are damaged: tiles of {tiling.tile_width} x {tiling.tile_height}")
     return level, tiling, streams
+
+
+def sample(model: Model, count: int, seed: int, temperature: float = 1.0) -> NDArray[np.uint8]:
+    """What the decoder makes of random numbers: `count` pictures (count, tile, tile, 3), red, green, blue.
+
+    Below 1, the `temperature` narrows the distributions. Quality is SAMPLED of the highest level.
+    """
+    codec, coder = HierarchyCodec(model), RandomCoder(seed)
+    level, side = int(SAMPLED * (codec.levels - 1)), codec.tile
+    pictures = np.empty((count, side, side, 3), np.uint8)
+    for picture in pictures:
+        latents = codec.walk(Sampling(codec.tables, coder, scale_shift(temperature)), level, side, side, model)
+        planes = codec.synthesized(latents, level, Box(0, 0, side, side))
+        picture[...] = planes[list(CODING_ORDER)].transpose(1, 2, 0)
+    return pictures

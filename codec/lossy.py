@@ -72,6 +72,10 @@ class LossyCodec(Protocol):
         """
         ...
 
+    def sample(self, model: Model, count: int, seed: int, temperature: float = 1.0) -> Pixels:
+        """What the decoder makes of random numbers: (count, side, side, 3), red, green, blue."""
+        ...
+
 
 def quality_of(level: int, levels: int) -> float:
     """The quality from 1 to 100 of a level."""

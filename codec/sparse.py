@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.coder import RUN, TOTAL, IntervalCoder
+from gencodec.codec.coder import RUN, TOTAL, Stack
 from gencodec.codec.tables import Tables
 
 Index = NDArray[np.int64]
@@ -39,7 +39,7 @@ class SparseTables:
         """One number for each pair of a scale and a shape."""
         return scale * self.shapes + shape
 
-    def push(self, coder: IntervalCoder, difference: Index, scale: Index, shape: Index) -> None:
+    def push(self, coder: Stack, difference: Index, scale: Index, shape: Index) -> None:
         """Push differences (n,), each from -127 to 127, of distributions with these scale and shape indices."""
         row = self.rows(scale, shape)
         sparse = self.length[row] > LIKELY
@@ -52,7 +52,7 @@ class SparseTables:
             coder.push_flags(flags[places], int(self.length[number]))
         self.push_all(coder, difference[~sparse], scale[~sparse], shape[~sparse])
 
-    def pop(self, coder: IntervalCoder, scale: Index, shape: Index) -> Index:
+    def pop(self, coder: Stack, scale: Index, shape: Index) -> Index:
         """The inverse of `push`: differences (n,)."""
         row = self.rows(scale, shape)
         sparse = self.length[row] > LIKELY
@@ -68,7 +68,7 @@ class SparseTables:
         result[sparse] = found
         return result
 
-    def push_others(self, coder: IntervalCoder, difference: Index, row: Index) -> None:
+    def push_others(self, coder: Stack, difference: Index, row: Index) -> None:
         """Push differences that are not 0: intervals close up over that of 0."""
         scale, shape = row // self.shapes, row % self.shapes
         for run in rising(len(row)):
@@ -78,7 +78,7 @@ class SparseTables:
             rest = coder.pop_uniform(length, len(length))
             coder.push_uniform(left + rest, TOTAL - self.length[row[run]])
 
-    def pop_others(self, coder: IntervalCoder, row: Index) -> Index:
+    def pop_others(self, coder: Stack, row: Index) -> Index:
         """The inverse of `push_others`."""
         scale, shape = row // self.shapes, row % self.shapes
         found = np.empty(len(row), np.int64)
@@ -92,13 +92,13 @@ class SparseTables:
             found[run] = symbol - ZERO
         return found
 
-    def push_all(self, coder: IntervalCoder, difference: Index, scale: Index, shape: Index) -> None:
+    def push_all(self, coder: Stack, difference: Index, scale: Index, shape: Index) -> None:
         """Push differences whose 0 is not so likely."""
         for run in rising(len(difference)):
             middle = np.full(len(difference[run]), STEPS * ZERO)
             coder.push(*self.tables.interval(difference[run] + ZERO, middle, scale[run], shape[run]))
 
-    def pop_all(self, coder: IntervalCoder, scale: Index, shape: Index) -> Index:
+    def pop_all(self, coder: Stack, scale: Index, shape: Index) -> Index:
         """The inverse of `push_all`."""
         found = np.empty(len(scale), np.int64)
         for run in reversed(rising(len(scale))):

@@ -204,8 +204,17 @@ class ExactGraph:
         x = self.solid(x)
         name = x.name if first == 0 else self.node("Sub", [x.name, self.column(np.array([first]))])
         index = self.node("Cast", [name], to=TensorProto.INT32)
-        output = self.node("Gather", [self.constant(integers.astype(np.float32)), index])
+        output = self.node("Gather", [self.widened(integers), index])
         return Value(output, target.low, target.high, target.bits)
+
+    def widened(self, integers: Integers) -> str:
+        """A constant that is kept as int16 where that holds it, and cast once when a session starts."""
+        if np.abs(integers).max() >= 1 << 15:
+            return self.constant(integers.astype(np.float32))
+        stored = self.constant(integers.astype(np.int16))
+        if f"{stored}.float" not in {node.output[0] for node in self.constant_nodes}:
+            self.constant_nodes.append(helper.make_node("Cast", [stored], [f"{stored}.float"], to=TensorProto.FLOAT))
+        return f"{stored}.float"
 
     def floored_quotient(self, layer: str, total: Value, count: Value, target: Value) -> Value:
         """`clip(floor(total / count))` for a nonnegative total and a positive count of zero bits."""

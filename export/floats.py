@@ -1,7 +1,7 @@
 """Networks of floating point as graphs beside the exact ones: the transforms of lossy codecs.
 
-Their weights are kept in float16. What they give differs in its last digits between machines, so that nothing that an
-entropy coder sees may depend on it.
+Their weights are kept in float16, or int8. What they give differs in its last digits between machines, so that nothing
+that an entropy coder sees may depend on it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from gencodec.export.exact import ExactGraph
 
 OPSET = 17
-SHARED_FROM = 64
+WEIGHTS_FROM = 64
 """Elements from which constants are weights, kept as float16."""
+LARGE_FROM = 49152
+"""Elements from which they are kept as int8: layers of coarse strides."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,24 @@ def translated(stage: FloatStage) -> onnx.ModelProto:
         return onnx.load(file)
 
 
+def keep(graph: ExactGraph, array: NDArray[np.generic], name: str) -> None:
+    """Add a constant; weights as float16, and the largest as int8 with a scale for each row."""
+    if array.dtype != np.float32 or array.size < WEIGHTS_FROM:
+        graph.constant(array, name)
+        return
+    if array.size < LARGE_FROM:
+        stored = graph.constant(array.astype(np.float16))
+        graph.constant_nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+        return
+    rows = array.reshape(len(array), -1)
+    scale = np.maximum(np.abs(rows).max(1), 1e-12).astype(np.float32) / 127
+    whole = np.rint(rows / scale[:, None]).astype(np.int8).reshape(array.shape)
+    cast = f"{name}whole:"
+    graph.constant_nodes.append(helper.make_node("Cast", [graph.constant(whole)], [cast], to=TensorProto.FLOAT))
+    spread = graph.constant(scale.reshape(-1, *[1] * (array.ndim - 1)))
+    graph.constant_nodes.append(helper.make_node("Mul", [cast, spread], [name]))
+
+
 def add_floats(graph: ExactGraph, stage: FloatStage) -> tuple[list[onnx.NodeProto], list[str]]:
     """A stage's nodes and the names of its outputs; its weights become constants of `graph`."""
     model = translated(stage).graph
@@ -64,15 +85,12 @@ def add_floats(graph: ExactGraph, stage: FloatStage) -> tuple[list[onnx.NodeProt
         return name if name in inputs or not name else f"{stage.name}/{name}:"
 
     for tensor in model.initializer:
-        array = numpy_helper.to_array(tensor)
-        name = renamed(tensor.name)
-        if array.dtype != np.float32 or array.size < SHARED_FROM:
-            graph.constant(array, name)
-            continue
-        stored = graph.constant(array.astype(np.float16))
-        graph.constant_nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+        keep(graph, numpy_helper.to_array(tensor), renamed(tensor.name))
     nodes = []
     for node in model.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            keep(graph, numpy_helper.to_array(node.attribute[0].t), renamed(node.output[0]))
+            continue
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.name = ""

@@ -146,6 +146,15 @@ def test_a_preview_is_rougher_than_the_picture(model: Model) -> None:
     assert 12 < psnr(rough.pixels, pixels) < psnr(full, pixels)
 
 
+def test_samples_are_of_the_seed_and_not_constant(model: Model) -> None:
+    first, again = (hierarchy.sample(model, 2, seed=3) for _ in range(2))
+    assert first.shape == (2, 32, 32, 3)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first[0], first[1])
+    assert first.std() > 1
+    assert not np.array_equal(first, hierarchy.sample(model, 2, seed=3, temperature=0.5))
+
+
 def test_numbers_far_from_their_means_are_kept(model: Model) -> None:
     extremes = np.zeros((64, 64, 3), np.uint8)
     extremes[16:48, 16:48] = 255
