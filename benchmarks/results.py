@@ -26,7 +26,7 @@ BASELINES = ("png", "webp", "jxl", "jxl-e9", "jpeg-ls", "jpeg2000")
 
 def models() -> list[str]:
     """The lossless models that ship: the default by its short name, by which it looks for color codes too."""
-    found = [card for card in runtime.list_models() if card.family not in codecs.LOSSY]
+    found = [card for card in runtime.list_models() if card.family not in (*codecs.LOSSY, codecs.SPRITES)]
     return ["photo", "photo@1", *(card.name for card in found if card.family != "photo")]
 
 

@@ -51,26 +51,28 @@ def drawn(factors: Index) -> Pixels:
 @lru_cache(maxsize=1)
 def glyphs() -> Pixels:
     """Every shape of every scale in every orientation, in the middle of a box, (3, 6, 40, BOX, BOX)."""
-    scale, orientation = (np.arange(n, dtype=np.float32) for n in SIZES[1:3])
+    scale, orientation = (np.arange(n) for n in SIZES[1:3])
     size = LARGEST * (SMALLEST + (1 - SMALLEST) * scale / (SIZES[1] - 1))[:, None, None, None]
     angle = (2 * np.pi / SIZES[2]) * orientation[:, None, None]
-    away = np.arange(BOX, dtype=np.float32) - BOX // 2
+    away = np.arange(BOX) - BOX // 2
     across, down = away / size, away[:, None] / size
-    u, v = np.cos(angle) * across + np.sin(angle) * down, np.cos(angle) * down - np.sin(angle) * across
+    # rounded, so that points on an edge are outside on every machine
+    u = np.round(np.cos(angle) * across + np.sin(angle) * down, 6)
+    v = np.round(np.cos(angle) * down - np.sin(angle) * across, 6)
     return INSIDE * np.stack([in_square(u, v), in_ellipse(u, v), in_heart(u, v)]).astype(np.uint8)
 
 
-def in_square(u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.bool_]:
+def in_square(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which points, in units of length to the right and down, lie in the square."""
     return np.maximum(np.abs(u), np.abs(v)) < 0.9
 
 
-def in_ellipse(u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.bool_]:
+def in_ellipse(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
     """As `in_square`."""
     return np.square(u / 1.3) + np.square(v / (1.3 * ASPECT)) < 1
 
 
-def in_heart(u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.bool_]:
+def in_heart(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
     """As `in_square`: the sextic (u^2 + v^2 - 1)^3 = u^2 v^3, with v upwards."""
     across = np.square(u)
     return (across + np.square(v) - 1) ** 3 < -across * v**3

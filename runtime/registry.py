@@ -162,6 +162,18 @@ MODELS: tuple[ModelCard, ...] = (
         paper="arXiv 2007.03898",
         aliases=("nvae", "nvae-base"),
     ),
+    ModelCard(
+        name="beta-vae-sprites.1",
+        wire_id=28,
+        sha256="bf3d3412864b2c481e57bb414fab9e023531b6b5e3ff67ec28d3b03585e25a1e",
+        file=WEIGHTS / "beta-vae-sprites.1.onnx",
+        summary="makes pictures up: a beta-VAE of ten latents, for latent traversals; it codes none",
+        licence="Apache-2.0",
+        data="generated sprites of five factors, after dSprites",
+        paper="Higgins et al. 2017, beta-VAE (ICLR)",
+        aliases=("beta-vae-sprites",),
+        stated_family="beta-vae-sprites",
+    ),
 )
 
 

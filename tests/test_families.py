@@ -16,7 +16,7 @@ from gencodec.runtime import Model, list_models, load
 
 Pixels = NDArray[np.uint8]
 COAST = Path(__file__).resolve().parent.parent / "examples" / "coast.png"
-CARDS = [card for card in list_models() if card.family != "photo"]
+CARDS = [card for card in list_models() if card.family in (*codecs.AUTOREGRESSIVE, *codecs.BITS_BACK)]
 NAMES = [card.name for card in CARDS]
 BITS_BACK = [card.name for card in CARDS if card.family in codecs.BITS_BACK]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from gencodec.codec.codecs import SPRITES
 from gencodec.codec.tables import LEVELS, TOTAL_BITS, Tables
 from gencodec.runtime import Model, list_models, onnxfile
 
@@ -18,7 +19,7 @@ HIGHEST = 16 * 255
 MEANS = np.array([0, 1, 7, 8, 9, 15, 16, 17, 1000, 2039, 2040, 2041, 3333, HIGHEST - 8, HIGHEST - 1, HIGHEST])
 
 
-@pytest.fixture(scope="module", params=["tiny", *(card.name for card in list_models())])
+@pytest.fixture(scope="module", params=["tiny", *(card.name for card in list_models() if card.family != SPRITES)])
 def tables(request: pytest.FixtureRequest, tiny: Model) -> Tables:
     """The tables of the untrained network, and of every model that ships."""
     if request.param == "tiny":

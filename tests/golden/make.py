@@ -19,8 +19,8 @@ from PIL import Image as PillowImage
 
 import gencodec
 from gencodec import runtime
+from gencodec.codec import codecs, formats, ordinary, photo
 from gencodec.codec import container as gnc
-from gencodec.codec import formats, ordinary, photo
 from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind
 from gencodec.codec.image import PACKED_DEPTHS, Pixels
 
@@ -69,7 +69,7 @@ def neural_files() -> Iterator[tuple[str, bytes]]:
         yield f"{name}-groups", by_model(name, gradient(3, height=3, width=2100) // 16 + 100)
         yield f"{name}-pixel", by_model(name, gradient(3, height=1, width=1))
     for card in runtime.list_models():
-        if card.family != "photo":
+        if card.family not in ("photo", codecs.SPRITES):
             for kind, part in (("color", photograph[100:171, 50:155]), ("grey", photograph[150:190, 100:141, 1:2])):
                 data = gencodec.compress(np.ascontiguousarray(part), model=card.name, device="cpu")
                 yield f"{card.name}-{kind}", data
