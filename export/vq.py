@@ -236,7 +236,7 @@ class Synthesised(nn.Module):
 def transforms(network: VQVAE | VQVAE2) -> list[FloatStage]:
     """The graphs `analysis`, `synthesis` and, with a top map, `predicted`."""
     dim, side = network.config.dim, EXAMPLE // 8
-    levels = network.config.levels if isinstance(network, VQVAE2) else network.config.stages
+    levels = network.config.levels
     pixels, latents = torch.zeros(1, 3, EXAMPLE, EXAMPLE), torch.zeros(1, dim + levels, side, side)
     stages = [FloatStage("synthesis", Synthesised(network.synthesis), (latents,))]
     if isinstance(network, VQVAE2):

@@ -54,6 +54,11 @@ class VQVAEConfig:
     weight_bits: int = 12
     """Of the priors' integer weights."""
 
+    @property
+    def levels(self) -> int:
+        """Quality levels."""
+        return self.stages
+
 
 PAPER = VQVAEConfig(codes=512, stages=1, active=64, width=256, encoder_blocks=2, decoder_blocks=2)
 """The paper's ImageNet setting (section 4.1): 512 codes, 256 features, two residual blocks either way; it states no

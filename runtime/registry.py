@@ -174,6 +174,30 @@ MODELS: tuple[ModelCard, ...] = (
         aliases=("beta-vae-sprites",),
         stated_family="beta-vae-sprites",
     ),
+    ModelCard(
+        name="vq-vae-base.1",
+        wire_id=26,
+        sha256="f8c646370537c3c86a295a90d64dac605b113ae507f728a1af15398b90570152",
+        file=WEIGHTS / "vq-vae-base.1.onnx",
+        summary="lossy, 8 levels from 0.08 to 0.8 bits a pixel: VQ-VAE of residual stages, with exact priors",
+        licence="Apache-2.0",
+        data=PHOTOGRAPHS,
+        paper="arXiv 1711.00937",
+        aliases=("vq-vae", "vq-vae-base"),
+        stated_family="vq-vae",
+    ),
+    ModelCard(
+        name="vq-vae-2-base.1",
+        wire_id=27,
+        sha256="c8e31631c2028a377c16bb38fba03ce60453a7bab213dbb3ef637c9ef5312080",
+        file=WEIGHTS / "vq-vae-2-base.1.onnx",
+        summary="lossy, 4 levels from 0.09 to 0.4 bits a pixel: VQ-VAE-2, its top prior with attention",
+        licence="Apache-2.0",
+        data=PHOTOGRAPHS,
+        paper="arXiv 1906.00446",
+        aliases=("vq-vae-2", "vq-vae-2-base"),
+        stated_family="vq-vae-2",
+    ),
 )
 
 

@@ -123,7 +123,7 @@ def costs_of(network: Network, picture: Pixels) -> list[Tensor]:
         latents = network.analysis(pixels)
         if isinstance(network, VQVAE):
             quantised = network.codebooks(latents)
-            return [network.stage_bits(quantised, s)[0] for s in range(network.config.stages)]
+            return [network.stage_bits(quantised, s)[0] for s in range(len(network.priors))]
         top, bottom, _, _ = network.quantised(latents)
         coarse = [network.top_bits(top, s)[0] for s in range(network.config.top_stages)]
         return [*coarse, *(network.bottom_bits(top, bottom, s)[0] for s in range(network.config.bottom_stages))]
