@@ -100,7 +100,7 @@ def posterior(model: Model, factors: Index) -> tuple[Array, Array]:
     """Means and logarithms of variances (n, latents) that a model gives pictures of factors (n, 5)."""
     found = []
     for first in range(0, len(factors), BATCH):
-        pixels = drawn(factors[first : first + BATCH])[:, None].astype(np.float32) / 255
+        pixels = drawn(factors[first : first + BATCH])[:, None].astype(np.float32) / np.float32(255)
         found.append(model.run_float("encode", pixels))
     mean, log_variance = (np.concatenate(parts)[:, :, 0, 0].astype(np.float64) for parts in zip(*found, strict=True))
     return mean, log_variance
