@@ -51,7 +51,7 @@ MORE = 1024
 """Such numbers are below this."""
 SAMPLED = 0.6
 """The quality level of samples, as a share of the highest."""
-DEAD_ZONE = 0.06
+DEAD_ZONE = 0.03
 """The encoder takes a step towards the mean where a latent is hardly more than half a step beyond it."""
 
 

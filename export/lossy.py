@@ -26,7 +26,7 @@ from gencodec.models.quantize import Grid, set_exact
 
 FORMAT = "1"
 """Version of what the stages take and give."""
-SKIP = 4
+SKIP = 3
 """Scale index below which latents are their means and nothing is coded: a zero would cost as much as it is worth."""
 EXAMPLE = 64
 """Side of the pictures that graphs of floating point are traced with."""

@@ -163,6 +163,17 @@ MODELS: tuple[ModelCard, ...] = (
         aliases=("nvae", "nvae-base"),
     ),
     ModelCard(
+        name="nvae-lossy-base.1",
+        wire_id=24,
+        sha256="09141b0ee261da539b9af99e69154825cee4739dac687753939cdc6640cc99de",
+        file=WEIGHTS / "nvae-lossy-base.1.onnx",
+        summary="lossy, all rates: NVAE's hierarchy with quantised posteriors",
+        licence="Apache-2.0",
+        data=PHOTOGRAPHS,
+        paper="arXiv 2007.03898, quantised as in arXiv 2208.13056",
+        aliases=("nvae-lossy", "nvae-lossy-base"),
+    ),
+    ModelCard(
         name="beta-vae-sprites.1",
         wire_id=28,
         sha256="bf3d3412864b2c481e57bb414fab9e023531b6b5e3ff67ec28d3b03585e25a1e",

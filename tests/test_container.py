@@ -141,8 +141,8 @@ def test_the_version_is_the_first_that_has_all_sections(added: tuple[Section, ..
     if added:
         with pytest.raises(InvalidFile, match="sections that format version 1 lacks"):
             gnc.read_header(with_version(data, 1))
-    for version in (0, 3, 255):
-        with pytest.raises(InvalidFile, match=f"version {version}, and this gencodec reads up to version 2"):
+    for version in (0, 4, 255):
+        with pytest.raises(InvalidFile, match=f"version {version}, and this gencodec reads up to version 3"):
             gnc.read_header(with_version(data, version))
 
 
