@@ -174,6 +174,17 @@ MODELS: tuple[ModelCard, ...] = (
         aliases=("nvae-lossy", "nvae-lossy-base"),
     ),
     ModelCard(
+        name="beta-vae-base.1",
+        wire_id=25,
+        sha256="6d532f8d6e9528da33793dd753d3f9b390eef38b3e955b227efba6e531f93bae",
+        file=WEIGHTS / "beta-vae-base.1.onnx",
+        summary="lossy, all rates: a VAE with one layer of latents and a hyper-latent, conditioned on beta",
+        licence="Apache-2.0",
+        data=PHOTOGRAPHS,
+        paper="Higgins et al. 2017, beta-VAE (ICLR); hyper-latent as in arXiv 1802.01436",
+        aliases=("beta-vae", "beta-vae-base"),
+    ),
+    ModelCard(
         name="beta-vae-sprites.1",
         wire_id=28,
         sha256="bf3d3412864b2c481e57bb414fab9e023531b6b5e3ff67ec28d3b03585e25a1e",

@@ -46,7 +46,7 @@ def read(data: bytes) -> File:
     require(data[:8] == bytes.fromhex("8B474E430D0A1A0A"), "magic")
     require(len(data) >= 25, "short header")
     version, flags, channels, depth = data[8:12]
-    require(version in (1, 2), "version")
+    require(version in (1, 2, 3), "version")
     width, height, sample_crc = struct.unpack("<III", data[12:24])
     require(1 <= data[24] <= 8, "number of sections")
     table, position = [], 25
@@ -57,7 +57,7 @@ def read(data: bytes) -> File:
         position += size
     require(len(data) >= position + 4, "short header")
     require(struct.unpack("<I", data[position : position + 4])[0] == zlib.crc32(data[:position]), "header CRC")
-    require(flags == 0, "flags")
+    require(flags == 0 or (flags == 1 and version == 3), "flags")
     require(channels in CHANNELS_WITHOUT_ALPHA and 1 <= depth <= 16, "channels or depth")
     payloads = sum(struct.unpack("<I", row[2:6])[0] for row in table)
     require(1 <= width * height <= min(2**30, 2**20 + 65536 * payloads), "size")
@@ -68,7 +68,7 @@ def read(data: bytes) -> File:
     shown = [kind for kind in kinds if kind not in (1, 4, 6)]
     require(shown in ([5], [2] if channels in (1, 3) else [2, 3]), "kinds")
     if 4 in kinds or 6 in kinds:
-        require(version == 2 and any(row.coder == 16 for row in rows), "ADAPTATION or CODES")
+        require(version > 1 and any(row.coder == 16 for row in rows), "ADAPTATION or CODES")
         require(6 not in kinds or channels > 2, "CODES without colors")
     return File(channels, depth, width, height, sample_crc, rows)
 
