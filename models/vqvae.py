@@ -71,6 +71,8 @@ class VQVAE(nn.Module):
     Heights and widths are multiples of 8. Levels are drawn at random, one a tile.
     """
 
+    errors: Tensor
+
     def __init__(self, config: VQVAEConfig | None = None):
         super().__init__()
         self.config = c = config or VQVAEConfig()

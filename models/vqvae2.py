@@ -116,6 +116,8 @@ class VQVAE2(nn.Module):
     Heights and widths are multiples of 16. Levels are drawn at random, one a tile.
     """
 
+    errors: Tensor
+
     def __init__(self, config: VQVAE2Config | None = None):
         super().__init__()
         self.config = c = config or VQVAE2Config()

@@ -234,6 +234,7 @@ def colors(tmp_path: Path) -> Path:
 
 def test_small_pictures_in_color_are_mirrored_at_most(colors: Path) -> None:
     known, held_out = data.load_set(colors)
+    assert isinstance(known, np.ndarray)
     assert (known.shape, held_out.shape) == ((7, 32, 32, 3), (4, 32, 32, 3))
     batch = next(iter(Small(known, Draw(batch=64, size=32, seed=0)))).numpy()
     assert (batch.shape, batch.dtype) == ((3, 64, 32, 32), np.uint8)

@@ -85,7 +85,7 @@ def test_latents_are_whole_steps_from_exact_means(config: LossyConfig, tiles: Te
         known, bits = network.prior.walk(wanted, blend)
     for group, mean in zip(network.prior.groups, means, strict=True):
         z = known[group.scale][:, group.first : group.last]
-        steps = (z - mean) * 16 * group.mask(*z.shape[2:])
+        steps = (z - mean) * 16 * group.mask(z.shape[2], z.shape[3])
         assert torch.equal(steps, steps.round())
         assert torch.equal(z * 256, (z * 256).round())
         assert float(z.abs().max()) <= LATENT.high * LATENT.step

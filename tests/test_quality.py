@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_an_accuracy_is_reached_or_refused(model: str) -> None:
         ({"target_psnr": float("nan")}, "above 0"),
     ],
 )
-def test_wrong_wishes_are_refused(model: str, wish: dict[str, float], reason: str) -> None:
+def test_wrong_wishes_are_refused(model: str, wish: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         gencodec.compress(picture(40, 40), model=model, **wish)
 
