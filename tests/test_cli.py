@@ -179,10 +179,13 @@ def test_options_reach_the_codec(picture: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(api, "compress", compress)
     gencodec("compress", picture, "--threads", 3, "--device", "cpu")
     assert given == {
-        "model": "photo", "effort": 5, "threads": 3, "device": "cpu", "progress": None, "note": None
+        "model": None, "effort": 5, "quality": None, "target_bpp": None, "target_psnr": None,
+        "threads": 3, "device": "cpu", "progress": None, "note": None,
     }  # fmt: skip
     gencodec("compress", picture, "--effort", 9, "-f")
     assert given["effort"] == 9
+    gencodec("compress", picture, "--quality", 30, "-f")
+    assert given["quality"] == 30
 
 
 def test_lossy_source_needs_force(folder: Path) -> None:

@@ -106,7 +106,7 @@ def test_random_bytes(data: bytes, with_magic: bool) -> None:
 @pytest.mark.parametrize(
     ("offset", "value", "words"),
     [
-        (8, b"\3", "format version 3"),
+        (8, b"\4", "format version 4"),
         (8, b"\0", "format version 0"),
         (9, b"\x80", "reserved flags"),
         (10, b"\0", "0 channels"),

@@ -14,12 +14,14 @@ from gencodec.codec.tables import LEVELS, TOTAL_BITS, Tables
 from gencodec.runtime import Model, list_models, onnxfile
 
 Index = NDArray[np.int64]
+OTHERS = (SPRITES, "vq-vae", "vq-vae-2")
+"""Families without these tables."""
 TOTAL = 1 << TOTAL_BITS
 HIGHEST = 16 * 255
 MEANS = np.array([0, 1, 7, 8, 9, 15, 16, 17, 1000, 2039, 2040, 2041, 3333, HIGHEST - 8, HIGHEST - 1, HIGHEST])
 
 
-@pytest.fixture(scope="module", params=["tiny", *(card.name for card in list_models() if card.family != SPRITES)])
+@pytest.fixture(scope="module", params=["tiny", *(card.name for card in list_models() if card.family not in OTHERS)])
 def tables(request: pytest.FixtureRequest, tiny: Model) -> Tables:
     """The tables of the untrained network, and of every model that ships."""
     if request.param == "tiny":
