@@ -150,7 +150,7 @@ class Walk:
         self.gated = [blank(s.hidden, height, width, lanes) for _ in range(s.layers - 1)]
         self.given = given
         self.states = np.zeros(0, np.float32)
-        self.above: Array = np.zeros((0, 0, 0), np.float32)
+        self.above: Array = np.zeros((0, 0, 0, 0), np.float32)
         self.first = 0
         self.memory = Memory(prior, inside) if s.attention else None
 
@@ -173,7 +173,7 @@ class Walk:
 
     def position(self, x: int) -> Array:
         """What the prior makes of column `x`: logits or, with attention, features; (n, rows, lanes)."""
-        _, rows, _ = self.above.shape
+        rows = self.above.shape[1]
         top = MARGIN + self.first
         left = np.concatenate([self.codes[:, top : top + rows, MARGIN + x + dx] for _, dx in LEFT])
         above = np.ascontiguousarray(self.above[:, :, x])
