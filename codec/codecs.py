@@ -21,7 +21,8 @@ AUTOREGRESSIVE = ("pixelcnn", "pixelrnn")
 FLOWS = ("nice", "realnvp", "glow")
 LATENT = ("vae", "nvae")
 BITS_BACK = (*FLOWS, *LATENT)
-LOSSY = ("beta-vae", "nvae-lossy", "vq-vae", "vq-vae-2")
+HIERARCHIES = ("beta-vae", "nvae-lossy")
+LOSSY = (*HIERARCHIES, "vq-vae", "vq-vae-2")
 SPRITES = "beta-vae-sprites"
 """The family whose latents stand for a whole picture; it does not code any."""
 BATCH = 32
@@ -74,7 +75,7 @@ def codec_of(model: Model) -> PictureCodec:
 
 def lossy_codec_of(model: Model) -> LossyCodec:
     """The codec of a model's family. Raises `InvalidFile` for a family that codes without loss."""
-    if model.family in ("beta-vae", "nvae-lossy"):
+    if model.family in HIERARCHIES:
         from gencodec.codec import hierarchy
 
         return cast("LossyCodec", hierarchy)

@@ -9,7 +9,6 @@ docs/format-lossy.md.
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gencodec.codec.codecs import pixels_of
 from gencodec.codec.coder import IntervalCoder, RandomCoder
-from gencodec.codec.lossy import LossyDecoded, LossyEncoded
+from gencodec.codec.lossy import LossyDecoded, LossyEncoded, Region, checksum
 from gencodec.codec.photo import CODING_ORDER, Pixels, Progress, Tracker, packed, parsed, run_all
 from gencodec.codec.sparse import STEPS, SparseTables
 from gencodec.codec.tables import Tables, scale_shift
-from gencodec.codec.tiling import Box, Tiling
+from gencodec.codec.tiling import Box, Tiling, grown
 from gencodec.errors import InvalidFile
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 Index = NDArray[np.int64]
-Region = tuple[int, int, int, int]
 
 FORMAT = "1"
 LEVEL = struct.Struct("<B")
@@ -217,9 +216,8 @@ class HierarchyCodec:
         for y in range(wanted.y, wanted.y + wanted.height, WINDOW):
             for x in range(wanted.x, wanted.x + wanted.width, WINDOW):
                 across, down = min(WINDOW, wanted.x + wanted.width - x), min(WINDOW, wanted.y + wanted.height - y)
-                left, top = max(0, x - self.margin), max(0, y - self.margin)
-                right, bottom = min(width, x + across + self.margin), min(height, y + down + self.margin)
-                found.append((Box(x, y, across, down), Box(left, top, right - left, bottom - top)))
+                box = Box(x, y, across, down)
+                found.append((box, grown(box, self.margin, Box(0, 0, width, height))))
         return found
 
     # latents
@@ -288,14 +286,6 @@ def tiling_of(width: int, height: int) -> Tiling:
     return Tiling(raised(width), raised(height), divided(raised(width)), divided(raised(height)), 1, 1)
 
 
-def checksum(latents: dict[int, NDArray[np.int16]]) -> int:
-    """CRC-32 of latents as 16-bit little-endian numbers, the coarsest first."""
-    crc = 0
-    for z in latents.values():
-        crc = zlib.crc32(np.ascontiguousarray(z, "<i2").tobytes(), crc)
-    return crc
-
-
 def levels(model: Model) -> int:
     """How many quality levels there are."""
     return HierarchyCodec(model).levels
@@ -324,7 +314,7 @@ def encode(pixels: Pixels, model: Model, *, level: int, progress: Progress | Non
 
     coded = run_all(encode_tile, len(tiles), model.threads, tracker)
     payload = LEVEL.pack(level) + packed(tiling, [stream for stream, _ in coded])
-    return LossyEncoded(payload, sum(bits for _, bits in coded), checksum(known))
+    return LossyEncoded(payload, sum(bits for _, bits in coded), checksum(known.values()))
 
 
 def decode(
@@ -345,9 +335,7 @@ def decode(
     level, tiling, streams = unpacked(payload, width, height, codec)
     wanted = Box(*region) if region else Box(0, 0, width, height)
     area = aligned(wanted)
-    near = Box(
-        area.x - codec.margin, area.y - codec.margin, area.width + 2 * codec.margin, area.height + 2 * codec.margin
-    )
+    near = grown(area, codec.margin, Box(0, 0, tiling.width, tiling.height))
     tiles = [(tile, stream) for tile, stream in zip(tiling.groups(), streams, strict=True) if tile.overlaps(near)]
     tracker = Tracker(len(tiles), progress)
     walker = model if len(tiles) == 1 else model.serial
@@ -364,10 +352,10 @@ def decode(
 
     run_all(decode_tile, len(tiles), model.threads, tracker)
     planes = codec.synthesized(known, level, area)[:, *crop(moved(wanted, area), 0)]
-    pixels = planes[list(CODING_ORDER)].transpose(1, 2, 0)  # the order is its own inverse
+    pixels = pixels_of(planes[None])[0]
     if colors == 1:
         pixels = np.rint(pixels.mean(2, keepdims=True)).astype(np.uint8)
-    return LossyDecoded(np.ascontiguousarray(pixels), None if region or preview else checksum(known))
+    return LossyDecoded(np.ascontiguousarray(pixels), None if region or preview else checksum(known.values()))
 
 
 def aligned(box: Box) -> Box:
@@ -399,6 +387,5 @@ def sample(model: Model, count: int, seed: int, temperature: float = 1.0) -> NDA
     pictures = np.empty((count, side, side, 3), np.uint8)
     for picture in pictures:
         latents = codec.walk(Sampling(codec.tables, coder, scale_shift(temperature)), level, side, side, model)
-        planes = codec.synthesized(latents, level, Box(0, 0, side, side))
-        picture[...] = planes[list(CODING_ORDER)].transpose(1, 2, 0)
+        picture[...] = pixels_of(codec.synthesized(latents, level, Box(0, 0, side, side))[None])[0]
     return pictures

@@ -6,9 +6,11 @@ between the model's lowest level and its highest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,6 @@ Pixels = NDArray[np.uint8]
 Region = tuple[int, int, int, int]
 LOWEST, HIGHEST = 1, 100
 """Qualities, as users state them."""
-TOLERANCE = 0.05
-"""Share by which a size may miss its target."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,16 @@ def first_reaching(measure: Callable[[int], float], wanted: float, levels: int) 
     return high
 
 
-def psnr(a: NDArray[np.generic], b: NDArray[np.generic]) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit pixels of one shape; infinite where they are equal."""
-    error = float(np.square(a.astype(np.float64) - b.astype(np.float64)).mean())
-    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+def psnr(pixels: NDArray[Any], decoded: NDArray[Any]) -> float:
+    """PSNR in dB of samples (height, width, channels), of one mean square error over all; infinite for none."""
+    error = float(np.mean(np.square(pixels.astype(np.float64) - decoded)))
+    peak = np.iinfo(pixels.dtype).max
+    return 10 * math.log10(peak**2 / error) if error else math.inf
+
+
+def checksum(arrays: Iterable[NDArray[np.int16] | NDArray[np.uint16]]) -> int:
+    """CRC-32 of arrays of 16-bit integers, one after the other, little-endian."""
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes(), crc)
+    return crc

@@ -73,6 +73,19 @@ class Tiling:
         yield from _cut(group, self.tile_width, self.tile_height)
 
 
+def grown(box: Box, margin: int, edge: Box) -> Box:
+    """A box with a margin, as far as `edge` goes."""
+    x, y = max(edge.x, box.x - margin), max(edge.y, box.y - margin)
+    right, bottom = (
+        min(a, b)
+        for a, b in (
+            (edge.x + edge.width, box.x + box.width + margin),
+            (edge.y + edge.height, box.y + box.height + margin),
+        )
+    )
+    return Box(x, y, right - x, bottom - y)
+
+
 def _divided(side: int, tile: int) -> tuple[int, int]:
     tiles = -(-side // tile)
     groups = -(-tiles // GROUP)

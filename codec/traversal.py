@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.codecs import SPRITES
+from gencodec.codec.codecs import HIERARCHIES, SPRITES, pixels_of
+from gencodec.codec.tables import SCALES_PER_OCTAVE
+from gencodec.codec.tiling import Box
 from gencodec.errors import InvalidFile, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ Pixels = NDArray[np.uint8]
 Array = NDArray[np.float32]
 Index = NDArray[np.int64]
 
-HIERARCHIES = ("beta-vae", "nvae-lossy")
 FORMAT = "1"
 SPAN = 3.0
 """Standard deviations to either side of the mean."""
@@ -35,8 +36,8 @@ BATCH = 256
 """Pictures that are decoded at a time."""
 NARROWEST = 0.5
 """Least spread, in quantisation steps, of a latent that is moved by standard deviations."""
-SCALES_PER_OCTAVE, SCALE_OF_ONE = 6, 24
-"""Of the scale indices of `gencodec.models.shapes`."""
+SCALE_OF_ONE = 24
+"""Scale index of a width of one, as in `gencodec.models.shapes`."""
 
 
 def traversal(model: Model, steps: int, seed: int = 0, temperature: float = 1.0) -> Pixels:
@@ -135,9 +136,6 @@ def of_hierarchy(codec: HierarchyCodec, away: NDArray[np.float64]) -> Pixels:
 
 def decoded(codec: HierarchyCodec, way: Moved) -> Pixels:
     """The picture (SIDE, SIDE, 3) of latents as a way has them."""
-    from gencodec.codec.codecs import pixels_of
-    from gencodec.codec.tiling import Box
-
     level = (codec.levels - 1) // 2
     latents = codec.walk(way, level, SIDE, SIDE, codec.model)
     return pixels_of(codec.synthesized(latents, level, Box(0, 0, SIDE, SIDE))[None])[0]

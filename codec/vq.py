@@ -8,7 +8,6 @@ docs/format-vq.md.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +20,19 @@ from gencodec.codec.autoregressive import Lanes, SampleCoders, tiling_of
 from gencodec.codec.autoregressive import check as check_tiling
 from gencodec.codec.codeprior import Prior, Softmax, Walk, find, softmax_of
 from gencodec.codec.coder import IntervalCoder, RandomCoder
-from gencodec.codec.lossy import LossyDecoded, LossyEncoded, Region
-from gencodec.codec.photo import Group, GroupCoders, Progress, Tracker, in_batches, packed, parsed, run_all
-from gencodec.codec.tiling import Box, Tiling
+from gencodec.codec.lossy import LossyDecoded, LossyEncoded, Region, checksum
+from gencodec.codec.photo import (
+    CODING_ORDER,
+    Group,
+    GroupCoders,
+    Progress,
+    Tracker,
+    in_batches,
+    packed,
+    parsed,
+    run_all,
+)
+from gencodec.codec.tiling import Box, Tiling, grown
 from gencodec.errors import InvalidFile
 
 if TYPE_CHECKING:
@@ -38,8 +47,6 @@ WINDOW = 64
 POINT = 1 / 64
 """Unit of codebooks' whole numbers."""
 LARGEST_TILE = 64
-CODING_ORDER = (1, 0, 2)
-"""Channel numbers of green, red, blue."""
 SAMPLED = 32
 """Samples that are drawn at a time."""
 
@@ -311,19 +318,6 @@ def scaled(box: Box, factor: int) -> Box:
     return Box(box.x * factor, box.y * factor, box.width * factor, box.height * factor)
 
 
-def grown(box: Box, margin: int, edge: Box) -> Box:
-    """A box with a margin, as far as `edge` goes."""
-    x, y = max(edge.x, box.x - margin), max(edge.y, box.y - margin)
-    right, bottom = (
-        min(a, b)
-        for a, b in (
-            (edge.x + edge.width, box.x + box.width + margin),
-            (edge.y + edge.height, box.y + box.height + margin),
-        )
-    )
-    return Box(x, y, right - x, bottom - y)
-
-
 def windows(box: Box, edge: Box, margin: int) -> Iterator[tuple[Box, Box]]:
     """Parts of a box of codes, at places that do not depend on it, each alone and with a margin within `edge`."""
     for y in range(box.y // WINDOW * WINDOW, box.y + box.height, WINDOW):
@@ -357,14 +351,6 @@ def place(result: Pixels, wanted: Box, pixels: Pixels, core: Box, outer: Box) ->
     bottom = min(inside.y + inside.height, wanted.y + wanted.height)
     part = pixels[:, y - outer.y * BLOCK : bottom - outer.y * BLOCK, x - outer.x * BLOCK : right - outer.x * BLOCK]
     result[y - wanted.y : bottom - wanted.y, x - wanted.x : right - wanted.x] = part.transpose(1, 2, 0)
-
-
-def checksum(maps: list[Codes]) -> int:
-    """CRC-32 of all codes, as 16-bit numbers."""
-    value = 0
-    for codes in maps:
-        value = zlib.crc32(codes.astype("<u2").tobytes(), value)
-    return value
 
 
 # pictures

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gencodec.codec.lossy import psnr
+
+__all__ = ["color", "ms_ssim", "psnr"]
 
 Samples = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -22,13 +25,6 @@ K1, K2 = 0.01, 0.03
 def color(pixels: Samples) -> Samples:
     """The samples (height, width, 1 or 3) without those of an alpha plane."""
     return pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels
-
-
-def psnr(pixels: Samples, decoded: Samples) -> float:
-    """PSNR in dB of samples (height, width, channels), of one mean square error over all; infinite for none."""
-    error = float(np.mean(np.square(pixels.astype(np.float64) - decoded)))
-    peak = np.iinfo(pixels.dtype).max
-    return 10 * math.log10(peak**2 / error) if error else math.inf
 
 
 def ms_ssim(pixels: Samples, decoded: Samples) -> float | None:

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gencodec.export.lower import grid
 from gencodec.export.photo import scale_rates, shape_tables
 from gencodec.export.stages import Stage, write_model
-from gencodec.export.values import Value, joined, uniform
+from gencodec.export.values import Value, joined
 from gencodec.models.latents import FEATURE, HIDDEN, MEAN, PIXEL, Color, Colors
 from gencodec.models.lattices import LatticeScale, Leave
 from gencodec.models.nvae import NVAE, FreeGroup, FreeScale
@@ -119,11 +120,6 @@ def demand(network: VAE | NVAE, tiles: Tensor | None) -> float:
     tiles = tiles[:, :SAMPLES, :side, :side].float()
     with torch.no_grad():
         return float(network.accounted(tiles).drawn()) / tiles.shape[1]
-
-
-def grid(rows: int, of: Grid) -> Value:
-    """Inputs on a grid."""
-    return uniform("", rows, of.low, of.high, of.bits)
 
 
 def color_stages(name: str, colors: list[Colors], width: int) -> list[Stage]:

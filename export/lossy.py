@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gencodec.export.floats import FloatStage
+from gencodec.export.lower import grid
 from gencodec.export.photo import scale_rates, shape_tables
 from gencodec.export.stages import Stage, write_model
-from gencodec.export.values import Value, uniform
+from gencodec.export.values import Value
 from gencodec.models.blocktransforms import KNOTS, Analysis, Synthesis
 from gencodec.models.hierarchy import BLEND, LATENT, LEVELS_A_KNOT, First, Group, Hierarchy, Next
 from gencodec.models.latents import HIDDEN
 from gencodec.models.lossy import BetaVAEConfig, Lossy
-from gencodec.models.quantize import Grid, set_exact
+from gencodec.models.quantize import set_exact
 
 FORMAT = "1"
 """Version of what the stages take and give."""
@@ -100,11 +101,6 @@ def inputs_of(prior: Hierarchy, index: int) -> list[Value]:
     before: Group = prior.groups[index - 1]
     known = before.latents if isinstance(step, Next) else prior.latents[before.scale]
     return [grid(width, HIDDEN), grid(known, LATENT), grid(KNOTS, BLEND)]
-
-
-def grid(rows: int, of: Grid) -> Value:
-    """Inputs on a grid."""
-    return uniform("", rows, of.low, of.high, of.bits)
 
 
 def transforms(network: Lossy) -> list[FloatStage]:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from gencodec.errors import InexactGraph
 from gencodec.export.exact import EXACT_LIMIT, ExactGraph
 from gencodec.export.values import Integers, Value, joined, uniform
-from gencodec.models.quantize import ExactConv, ExactLayer, ExactLinear, Group, Mean, Snap, SpatialMean, Table
+from gencodec.models.quantize import ExactConv, ExactLayer, ExactLinear, Grid, Group, Mean, Snap, SpatialMean, Table
 
 LEAVES = (ExactLayer, Table, Snap, Mean, SpatialMean)
 
@@ -140,9 +140,14 @@ class Lowering(fx.Interpreter):
             raise InexactGraph(f"layer {self.layer} cannot be proved exact: its inputs exceed the declared range")
 
 
+def grid(rows: int, of: Grid) -> Value:
+    """Nameless inputs that all lie on one grid."""
+    return uniform("", rows, of.low, of.high, of.bits)
+
+
 def grids(groups: list[Group]) -> Value:
     """A nameless value with the ranges of `groups`."""
-    return joined([uniform("", n, g.low, g.high, g.bits) for n, g in groups])
+    return joined([grid(n, g) for n, g in groups])
 
 
 def _flat(args: Any) -> list[Any]:

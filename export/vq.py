@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gencodec.export.floats import FloatStage
+from gencodec.export.lower import grid
 from gencodec.export.stages import Stage, write_model
-from gencodec.export.values import Value, uniform
 from gencodec.models.autoregressive import GATED, SIGNED, STATE, SUM
 from gencodec.models.codebooks import POINT_BITS, Codebooks
 from gencodec.models.codeprior import (
@@ -35,7 +35,7 @@ from gencodec.models.codeprior import (
     seen,
 )
 from gencodec.models.photo import HIDDEN
-from gencodec.models.quantize import Grid, set_exact
+from gencodec.models.quantize import set_exact
 from gencodec.models.transforms import MIDDLE, UNIT, Synthesis
 from gencodec.models.vqvae import VQVAE
 from gencodec.models.vqvae2 import VQVAE2, Top
@@ -157,11 +157,6 @@ class Joint(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return self.layer(torch.cat([a, b], 1))
-
-
-def grid(rows: int, of: Grid) -> Value:
-    """Inputs on a grid."""
-    return uniform("", rows, of.low, of.high, of.bits)
 
 
 def prior_stages(name: str, prior: CodePrior) -> list[Stage]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencodec.models.autoregressive import GATED, SIGNED, STATE, SUM, Gate
-from gencodec.models.codebooks import POINT_BITS
+from gencodec.models.codebooks import POINT_BITS, Codebooks, Quantised
 from gencodec.models.photo import HIDDEN
 from gencodec.models.quantize import EXACT_LIMIT, ExactLinear, Grid, Group, Snap
 
@@ -77,6 +77,12 @@ class PriorSizes:
     """Features of queries, keys and values."""
     weight_bits: int = 12
     """Of the integer network's weights."""
+
+
+def prior_sizes(config: object, **more: int) -> PriorSizes:
+    """The sizes that the config of a network names for all its priors, and `more`."""
+    names = ("codes", "dim", "hidden", "layers", "embed", "context", "output", "weight_bits")
+    return PriorSizes(**{name: getattr(config, name) for name in names}, **more)
 
 
 Dense = Callable[[list[Group], list[Group]], ExactLinear]
@@ -252,6 +258,14 @@ def code_bits(logits: Tensor, codes: Tensor) -> Tensor:
     share = torch.softmax(logits.float() * (LOGIT_UNIT * math.log(2)), 0)
     chosen = share.gather(0, codes[None])[0]
     return TOTAL_BITS - torch.log2(1 + (total - size) * chosen)
+
+
+def stage_bits(prior: nn.Module, books: Codebooks, quantised: Quantised, stage: int, *coarser: Tensor) -> Tensor:
+    """What every code of a stage costs by its prior, (N, h, w), given `coarser` latents as priors see them."""
+    codes = quantised.codes[stage]
+    own = seen(books.points()[stage][codes].permute(0, 3, 1, 2))
+    known = seen(quantised.sums[stage - 1]) if stage else None
+    return code_bits(prior(own, known, *coarser), codes)
 
 
 def seen(latents: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ a quantisation step. All of it is whole numbers in the integer network; values h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -245,20 +244,10 @@ class Hierarchy(nn.Module):
             costs.append((self.bits(y - mean, rows) * mask).sum((1, 2, 3)))
             z = (mean + torch.round(LEVELS * (y - mean)) / LEVELS).detach() + (y - y.detach())
             z = torch.clamp(z, LATENT.low * LATENT.step, LATENT.high * LATENT.step)
-            if group.parity is None and group.latents == known[group.scale].shape[1]:
-                known[group.scale] = z
-            else:
-                parts = list(known[group.scale].split(self.split(group), 1))
-                index = 1 if group.first else 0
-                parts[index] = parts[index] + z * mask
-                known[group.scale] = torch.cat(parts, 1)
+            behind = self.latents[group.scale] - group.last
+            known[group.scale] = known[group.scale] + F.pad(z * mask, (0, 0, 0, 0, group.first, behind))
             before = group
         return known, torch.stack(costs).sum(0)
-
-    def split(self, group: Group) -> list[int]:
-        """Sizes of the features before a group, its own and those behind."""
-        sizes = [group.first, group.latents, self.latents[group.scale] - group.last]
-        return [n for i, n in enumerate(sizes) if n or (i == 1)]
 
     def bits(self, away: Tensor, rows: Tensor) -> Tensor:
         """Code lengths of latents that are so far `away` from their means, in units; all (N, latents, H, W).
@@ -270,6 +259,3 @@ class Hierarchy(nn.Module):
         d = Distribution.of(rows, self.exact)
         middle = MIDDLE * LEVELS
         return self.shapes.bits(steps + middle, torch.full_like(steps, middle), d.scale, d.shape)
-
-    def __iter__(self) -> Iterator[tuple[Group, nn.Module]]:
-        return zip(self.groups, self.steps, strict=True)

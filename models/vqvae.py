@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gencodec.models.codebooks import Codebooks, Quantised
-from gencodec.models.codeprior import CodePrior, PriorSizes, code_bits, seen
+from gencodec.models.codeprior import CodePrior, prior_sizes, stage_bits
 from gencodec.models.transforms import BLOCK, UNIT, Analysis, Synthesis, in_units, marked
 
 COMMITMENT = 0.1
@@ -81,17 +81,8 @@ class VQVAE(nn.Module):
         self.synthesis = Synthesis(c.dim, c.stages, c.width, c.decoder_blocks, c.filtered)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
         self.codebooks = Codebooks(c.stages, c.codes, c.dim, tuple(c.prices), c.active, frozen=bool(c.frozen))
-        self.priors = nn.ModuleList(CodePrior(self.prior_sizes(stage)) for stage in range(c.stages))
+        self.priors = nn.ModuleList(CodePrior(prior_sizes(c, known=c.dim if stage else 0)) for stage in range(c.stages))
         self.register_buffer("errors", torch.tensor(tuple(c.errors)), persistent=False)
-
-    def prior_sizes(self, stage: int) -> PriorSizes:
-        """Sizes of the prior of a stage's codes."""
-        c = self.config
-        sizes = {
-            name: getattr(c, name)
-            for name in ("codes", "dim", "hidden", "layers", "embed", "context", "output", "weight_bits")
-        }
-        return PriorSizes(**sizes, known=c.dim if stage else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = in_units(x)
@@ -119,7 +110,4 @@ class VQVAE(nn.Module):
 
     def stage_bits(self, quantised: Quantised, stage: int) -> Tensor:
         """Bits of every code of a stage, (batch, h, w)."""
-        codes = quantised.codes[stage]
-        own = seen(self.codebooks.points()[stage][codes].permute(0, 3, 1, 2))
-        known = seen(quantised.sums[stage - 1]) if stage else None
-        return code_bits(self.priors[stage](own, known), codes)
+        return stage_bits(self.priors[stage], self.codebooks, quantised, stage)

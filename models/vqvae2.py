@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencodec.models.codebooks import Codebooks, Quantised
-from gencodec.models.codeprior import CodePrior, PriorSizes, code_bits, seen
+from gencodec.models.codeprior import CodePrior, PriorSizes, prior_sizes, seen, stage_bits
 from gencodec.models.transforms import BLOCK, UNIT, Analysis, Features, Synthesis, in_units, marked
 from gencodec.models.vqvae import COMMITMENT, TRAINED
 
@@ -136,19 +136,13 @@ class VQVAE2(nn.Module):
         self.bottom_priors = nn.ModuleList(CodePrior(self.bottom_sizes(stage)) for stage in range(c.bottom_stages))
         self.register_buffer("errors", torch.tensor(tuple(c.errors)), persistent=False)
 
-    def sizes(self, **more: int) -> PriorSizes:
-        """Sizes that all priors share, and `more`."""
-        c = self.config
-        names = ("codes", "dim", "hidden", "layers", "embed", "context", "output", "weight_bits")
-        return PriorSizes(**{name: getattr(c, name) for name in names}, **more)
-
     def top_sizes(self, stage: int) -> PriorSizes:
         """Sizes of the prior of a stage of the top map."""
-        return self.sizes(known=self.config.dim if stage else 0, attention=self.config.attention)
+        return prior_sizes(self.config, known=self.config.dim if stage else 0, attention=self.config.attention)
 
     def bottom_sizes(self, stage: int) -> PriorSizes:
         """Sizes of the prior of a stage of the bottom map."""
-        return self.sizes(known=self.config.dim if stage else 0, lifted=self.config.dim)
+        return prior_sizes(self.config, known=self.config.dim if stage else 0, lifted=self.config.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = in_units(x)
@@ -190,17 +184,12 @@ class VQVAE2(nn.Module):
 
     def top_bits(self, top: Quantised, stage: int) -> Tensor:
         """Bits of every code of a stage of the top map, (batch, h / 2, w / 2)."""
-        codes = top.codes[stage]
-        own = seen(self.top_codebooks.points()[stage][codes].permute(0, 3, 1, 2))
-        known = seen(top.sums[stage - 1]) if stage else None
-        return code_bits(self.top_priors[stage](own, known), codes)
+        return stage_bits(self.top_priors[stage], self.top_codebooks, top, stage)
 
     def bottom_bits(self, top: Quantised, bottom: Quantised, stage: int) -> Tensor:
         """Bits of every code of a stage of the bottom map, (batch, h, w)."""
-        codes = bottom.codes[stage]
-        own = seen(self.bottom_codebooks.points()[stage][codes].permute(0, 3, 1, 2))
-        known = seen(bottom.sums[stage - 1]) if stage else None
-        return code_bits(self.bottom_priors[stage](own, known, seen(top.sums[-1])), codes)
+        coarser = seen(top.sums[-1])
+        return stage_bits(self.bottom_priors[stage], self.bottom_codebooks, bottom, stage, coarser)
 
 
 def averages(dim: int) -> Tensor:
