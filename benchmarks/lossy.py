@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import lossless
 import numpy as np
 import pages
 import published
@@ -59,18 +60,26 @@ def measure(args: argparse.Namespace) -> tuple[Results, list[Picture]]:
 
 
 def markdown(results: Results, pictures: Sequence[Picture], plots_at: Path, page: Path | None) -> str:
-    """Write plots and details, and the text that shows them."""
-    curves = summary.curves(results)
-    sets = {name.partition("/")[0] for name in results.images}
-    whole = sets == {"kodak"} and len(results.images) == published.IMAGES
-    others = published.KODAK if whole else {}  # means over fewer images say nothing beside these
+    """Write plots of every folder, and details of the first; the text that shows them."""
     plots_at.mkdir(parents=True, exist_ok=True)
-    parts = [tables.markdown(table(results, curves, others)), legend(results, sets), ""]
-    for metric, name in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM")):
-        path = plots_at / f"lossy-{metric.replace('_', '-')}.svg"
+    found = lossless.sets(results)
+    parts = [curves_of(name, part, plots_at, page) for name, part in found.items()]
+    first = [picture for picture in pictures if picture.name.startswith(f"{next(iter(found))}/")]
+    parts += [f"![{text}]({pages.link(path, page)})\n\n{text}\n" for path, text in details(results, first, plots_at)]
+    return "\n".join([*parts, legend(results)])
+
+
+def curves_of(name: str, results: Results, plots_at: Path, page: Path | None) -> str:
+    """The table and the two plots of one folder."""
+    curves = summary.curves(results)
+    whole = name == "kodak" and len(results.images) == published.IMAGES
+    others = published.KODAK if whole else {}  # means over fewer images say nothing beside these
+    images = f"{len(results.images)} image" + "s" * (len(results.images) > 1)
+    parts = [f"### {name}, {images}, with loss\n", tables.markdown(table(results, curves, others))]
+    for metric, title in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM")):
+        path = plots_at / f"{name}-{metric.replace('_', '-')}.svg"
         path.write_text(plots.rate_distortion(curves, metric, others))
-        parts.append(f"![{name} against bits per pixel]({pages.link(path, page)})\n")
-    parts += [f"![{text}]({pages.link(path, page)})\n\n{text}\n" for path, text in details(results, pictures, plots_at)]
+        parts.append(f"![{name}: {title} against bits per pixel]({pages.link(path, page)})\n")
     return "\n".join(parts)
 
 
@@ -94,14 +103,14 @@ def table(
     return found
 
 
-def legend(results: Results, sets: set[str]) -> str:
+def legend(results: Results) -> str:
     low, high = RANGE
     return (
-        f"{len(results.images)} images of {' and '.join(sorted(sets))}. BD-rates, below 0 for smaller files, over"
-        f" {low} to {high} bits per pixel of whole files, means over images; of published points as they stand. Seconds"
-        f" an image, mean over the sweep, {results.settings['threads']} threads, on {results.machine['processor']},"
-        f" {results.machine['cores']} cores. Published points, from CompressAI's repository, stand beside all of"
-        " Kodak only (`benchmarks/published.py`). Made by `benchmarks/lossy.py`."
+        f"BD-rates, below 0 for smaller files, over {low} to {high} bits per pixel of whole files, means over images;"
+        f" of published points as they stand. Seconds an image, mean over the sweep, {results.settings['threads']}"
+        f" threads, on {results.machine['processor']}, {results.machine['cores']} cores. Published points, from"
+        " CompressAI's repository, stand beside all of Kodak only (`benchmarks/published.py`). Made by"
+        " `benchmarks/lossy.py`.\n"
     )
 
 

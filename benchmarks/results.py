@@ -2,8 +2,7 @@
 
     python benchmarks/results.py KODAK GB82 --report report --page docs/results.md
 
-Rows are kept in the folder of --report, and a run that was broken off goes on with them. Lossy codecs are measured on
-the first folder.
+Rows are kept in the folder of --report, and a run that was broken off goes on with them.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def main() -> None:
     parser.set_defaults(report=Path("report"), models=None)
     args = parser.parse_args()
     found = {"lossless": markdown(measure(args), args.plots, args.page)}
-    args.folders, args.report = args.folders[:1], args.report / "lossy"
+    args.report /= "lossy"
     results, pictures = lossy.measure(args)
     report.write(results, args.report, pictures)
     found["lossy"] = lossy.markdown(results, pictures, args.plots, args.page)

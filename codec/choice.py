@@ -7,6 +7,8 @@ could win.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from gencodec.codec import ordinary
@@ -56,19 +58,28 @@ def suits_model(color: Pixels) -> bool:
     return 8 * ordinary.quick_webp(color) > DRAWN_RATE * color.size
 
 
-def model_wins(pixels: Pixels, size: int) -> bool:
-    """Whether WebP at full effort (or PNG, for lack of WebP) would surely take more than `size` bytes."""
+def sure_size(pixels: Pixels) -> float:
+    """Bytes below which a file is surely smaller than WebP's at full effort, as far as one quick look tells."""
+    if repeated_share(pixels) >= FEW_REPEATS:
+        return 0.0
+    height, width, channels = pixels.shape
+    quick = ordinary.quick_webp(pixels)
+    # WebP writes grey as three channels.
+    raw = height * width * max(channels, 3)
+    return min(QUICK_MOST, QUICK_FACTOR + QUICK_SLOPE * quick / raw) * quick
+
+
+def model_wins(pixels: Pixels, size: int, sure: Callable[[], float] | None = None) -> bool:
+    """Whether WebP at full effort (or PNG, for lack of WebP) would surely take more than `size` bytes.
+
+    `sure` gives `sure_size` of the pixels, if somebody has looked already.
+    """
     if pixels.shape[0] * pixels.shape[1] < PROBED_PIXELS:
         return False
     if not ordinary.fits_webp(pixels):
         return size < CLOSE_FACTOR * len(ordinary.encode_png(pixels, level=6))
-    if repeated_share(pixels) < FEW_REPEATS:
-        height, width, channels = pixels.shape
-        quick = ordinary.quick_webp(pixels)
-        # WebP writes grey as three channels.
-        raw = height * width * max(channels, 3)
-        if size < min(QUICK_MOST, QUICK_FACTOR + QUICK_SLOPE * quick / raw) * quick:
-            return True
+    if size < (sure() if sure else sure_size(pixels)):
+        return True
     return size < CLOSE_FACTOR * ordinary.close_webp(pixels)
 
 

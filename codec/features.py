@@ -96,18 +96,33 @@ def pool_sums(energies: Array, valid: Mask, geometry: Geometry) -> tuple[Array, 
     above, the k-th of which ends `lag - 1 + k` columns to the right (k from 0, upward).
     """
     g = geometry
-    counted = np.concatenate([valid[None].astype(np.float32), energies])
     height, width = valid.shape[1:]
     ahead = g.lag - 2 + g.pool_rows
-    total = np.cumsum(np.pad(counted, ((0, 0), (0, 0), (0, 0), (1, ahead))), axis=-1)
-    left = total[..., :width] - _delayed(total, g.row_pool)[..., :width]
-    runs = (total - _delayed(total, g.pool_columns))[..., 1:]
-    area = np.zeros_like(left)
-    for k in range(min(g.pool_rows, height - 1)):
-        start = g.lag - 1 + k
-        area[:, :, k + 1 :] += runs[:, :, : height - 1 - k, start : start + width]
+    # of the pixels left of each column: how many they are, and their energies
+    total = np.zeros((1 + len(energies), len(valid), height, 1 + width + ahead), np.float32)
+    total[0, ..., 1 : 1 + width], total[1:, ..., 1 : 1 + width] = valid, energies
+    np.cumsum(total, axis=-1, out=total)
+    left = total[..., :width].copy()
+    left[..., g.row_pool :] -= total[..., : max(0, width - g.row_pool)]
+    runs = total[..., 1:].copy()
+    runs[..., g.pool_columns - 1 :] -= total[..., : max(0, width + ahead + 1 - g.pool_columns)]
+    above = np.zeros_like(runs[..., g.lag - 1 :])
+    above[:, :, 1:] = runs[:, :, :-1, g.lag - 1 :]
+    area = diagonal_sums(above, g.pool_rows)[..., :width]
     return np.concatenate([left[1:], area[1:]]), np.maximum(np.stack([left[0], area[0]]), 1)
 
 
-def _delayed(total: Array, by: int) -> Array:
-    return np.pad(total, ((0, 0), (0, 0), (0, 0), (by, 0)))[..., : total.shape[-1]]
+def diagonal_sums(values: Array, count: int) -> Array:
+    """Sums of `count` values each, of which every next one stands a row higher and a column further right."""
+    if count == 1:
+        return values
+    half = diagonal_sums(values, count // 2)
+    both = half + _moved(half, count // 2)
+    return values + _moved(both, 1) if count % 2 else both
+
+
+def _moved(values: Array, by: int) -> Array:
+    """Each place's value `by` rows higher and `by` columns further right; zero where there is none."""
+    result = np.zeros_like(values)
+    result[:, :, by:, :-by] = values[:, :, :-by, by:]
+    return result

@@ -176,7 +176,7 @@ class HierarchyCodec:
         return min(self.latents)
 
     def blend(self, level: int, height: int = 1, width: int = 1) -> Array:
-        """Shares of the knots in sixteenths, (1, knots, height, width)."""
+        """Shares of the knots, which sum to the levels between two of them, (1, knots, height, width)."""
         away = np.abs(level - self.each * np.arange(self.knots))
         shares = np.clip(self.each - away, 0, None).astype(np.float32)
         return np.ascontiguousarray(np.broadcast_to(shares[None, :, None, None], (1, self.knots, height, width)))

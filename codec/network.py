@@ -43,32 +43,32 @@ class Geometry:
     repeats_edge: bool
     """Whether the rows above a tile repeat its first row, delayed by `lag` columns each; else they are MISSING."""
 
-    @property
+    @cached_property
     def context_rows(self) -> int:
         """Rows of the context input."""
         return 3 * sum(last - first + 1 for first, last in self.reach)
 
-    @property
+    @cached_property
     def traces(self) -> int:
         """Features of a trace."""
         return self.energies + self.drifts
 
-    @property
+    @cached_property
     def near_rows(self) -> int:
         """Rows of the input that holds traces and flags."""
         return self.traces * len(self.trace_at) + FLAGS
 
-    @property
+    @cached_property
     def left(self) -> int:
         """How many columns left of a tile contexts reach."""
         return -min(first for first, _ in self.reach)
 
-    @property
+    @cached_property
     def right(self) -> int:
         """How many columns right of a tile contexts reach."""
         return max(last for _, last in self.reach)
 
-    @property
+    @cached_property
     def above(self) -> int:
         """How many rows above a tile contexts reach."""
         return len(self.reach) - 1

@@ -36,7 +36,7 @@ T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 Index = NDArray[np.int64]
 Intervals = NDArray[np.int32]
-"""Beginnings and lengths of a tile's intervals, (2, colors, height, width)."""
+"""Beginnings and lengths of intervals, (2, colors, ...)."""
 Progress = Callable[[float], None]
 
 HEADER = struct.Struct("<HHBB")
@@ -93,17 +93,16 @@ class PhotoCodec:
 
     # encoding
 
-    def intervals(self, pixels: Pixels, box: Box, extent: tuple[int, int]) -> Intervals:
-        """Beginnings and lengths of all symbols of one tile, laid out on `extent` (height, width) of all tiles."""
+    def put_intervals(self, pixels: Pixels, box: Box, result: Intervals) -> None:
+        """Find the intervals of all symbols of one tile: `result` is (2, colors, height, width) of the largest tile."""
+        extent = (result.shape[2], result.shape[3])
         tile, valid = gathered(pixels, box, extent)
-        result = np.zeros((2, pixels.shape[2], *extent), np.int32)
         for band, distributions in self.bands(tile, valid, pixels.shape[2]):
             for color, d in enumerate(distributions):
                 level = tile[color, 0, band].ravel().astype(np.int64)
                 left, length = self.tables.interval(level, d.mean, d.scale, d.shape)
                 result[0, color, band] = left.reshape(-1, extent[1])
                 result[1, color, band] = length.reshape(-1, extent[1])
-        return result
 
     def bands(
         self, tile: Array, valid: NDArray[np.bool_], colors: int
@@ -139,18 +138,19 @@ class PhotoCodec:
             if color < 2:
                 innovations[color] = 16 * pixel[color] - rows[0]
 
-    def push(self, schedule: Schedule, intervals: list[Intervals]) -> tuple[bytes, float]:
-        """The stream of a group's symbols, and its length in bits by the model's own probabilities."""
+    def push(self, schedule: Schedule, intervals: Intervals) -> tuple[bytes, float]:
+        """The stream of a group's symbols, and its length in bits by the model's own probabilities.
+
+        `intervals`: (2, colors, tiles, height, width).
+        """
         order, begins = schedule.order
-        left, length = (np.stack([tile[i] for tile in intervals], 1) for i in range(2))
-        colors = len(left)
-        left, length = (a.reshape(colors, -1)[:, order].astype(np.int64) for a in (left, length))
+        colors = list(zip(*intervals.reshape(*intervals.shape[:2], -1), strict=True))
         coder = IntervalCoder()
         for step in reversed(range(schedule.steps)):
-            part = slice(begins[step], begins[step + 1])
-            if part.start < part.stop:
-                for color in reversed(range(colors)):
-                    coder.push(left[color, part], length[color, part])
+            places = order[begins[step] : begins[step + 1]]
+            if len(places):
+                for left, length in reversed(colors):
+                    coder.push(left.take(places), length.take(places))
         return coder.to_bytes(), coder.bits
 
     # decoding
@@ -287,15 +287,20 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
     streams, bits = [], 0.0
     with ThreadPoolExecutor(model.threads) as pool:
 
-        def begun(group: Box) -> tuple[Schedule, list[Future[Intervals]]]:
+        def begun(group: Box) -> tuple[Schedule, Intervals, list[Future[None]]]:
             schedule = Schedule.of(list(tiling.tiles(group)), codec.network.geometry.lag)
-            extent = (schedule.height, schedule.width)
-            return schedule, [pool.submit(codec.intervals, pixels, tile, extent) for tile in schedule.tiles]
+            found = np.zeros((2, pixels.shape[2], len(schedule.tiles), schedule.height, schedule.width), np.int32)
+            jobs = [
+                pool.submit(codec.put_intervals, pixels, tile, found[:, :, i]) for i, tile in enumerate(schedule.tiles)
+            ]
+            return schedule, found, jobs
 
         try:
             # while one group is pushed, the next one's tiles are computed
-            for schedule, jobs in one_ahead(map(begun, groups)):
-                stream, estimate = codec.push(schedule, [job.result() for job in jobs])
+            for schedule, found, jobs in one_ahead(map(begun, groups)):
+                for job in jobs:
+                    job.result()
+                stream, estimate = codec.push(schedule, found)
                 streams.append(stream)
                 bits += estimate
                 if progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -64,9 +65,11 @@ def encode(pixels: Pixels, means: Means, listener: Listener = Listener()) -> tup
             return forced
     if means.always or not choice.suits_model(color):
         return _encode_ordinary(pixels, color, alpha, least)
-    neural = _encode_neural(color, alpha, means, listener)
+    with ThreadPoolExecutor(1) as beside:
+        sure = beside.submit(choice.sure_size, pixels) if ordinary.fits_webp(pixels) else None
+        neural = _encode_neural(color, alpha, means, listener)
     long_enough = sum(len(section.payload) for section in neural) >= least
-    if long_enough and choice.model_wins(pixels, _file_bytes(neural)):
+    if long_enough and choice.model_wins(pixels, _file_bytes(neural), sure and sure.result):
         return neural
     ordinary_sections = _encode_ordinary(pixels, color, alpha, least, most=_file_bytes(neural))
     return min(neural, ordinary_sections, key=_file_bytes) if long_enough else ordinary_sections

@@ -69,14 +69,13 @@ class Schedule:
     @cached_property
     def order(self) -> tuple[Index, Index]:
         """Positions in (tiles, height, width) of all pixels in coding order, and where each step begins in it."""
-        tile, row, column = (a.ravel() for a in np.indices((len(self.tiles), self.height, self.width)))
-        inside = (column < self.widths[tile, 0]) & (row < self.heights[tile, 0])
-        step = column + self.lag * row
-        place = (step * len(self.tiles) + tile) * self.height + row
-        skewed = np.full(self.steps * len(self.tiles) * self.height, -1, np.int64)
-        skewed[place[inside]] = np.flatnonzero(inside)
-        counts = np.bincount(step[inside], minlength=self.steps)
-        return skewed[skewed >= 0], np.concatenate([[0], np.cumsum(counts)])
+        found = []
+        for step in range(self.steps):
+            lanes = self.lanes(step)
+            first = np.arange(len(self.tiles))[:, None] * (self.height * self.width)
+            place = first + np.arange(lanes.start, lanes.stop) * (self.width - self.lag) + step
+            found.append(place.ravel() if self.uniform else place[self.valid(step, lanes)])
+        return np.concatenate(found), np.cumsum([0, *map(len, found)])
 
 
 class History:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gencodec
 from gencodec import runtime
-from gencodec.codec import codecs
+from gencodec.codec import codecs, lossy
 from gencodec.codec.api import DEFAULT_EFFORT
 from gencodec.errors import UsageError
 from gencodec.evaluation.protocol import Estimate, Options
@@ -79,14 +79,21 @@ def parse(name: str) -> tuple[ModelCard, str, int]:
     return runtime.find_model(model), model, int(effort)
 
 
-def sweep(name: str, qualities: Sequence[int]) -> Sequence[int | None]:
-    """The qualities at which a model is measured: none for a lossless one. Raises UsageError."""
+def sweep(name: str, qualities: Sequence[int]) -> Sequence[float | None]:
+    """The qualities at which a model is measured: none for a lossless one. Raises UsageError.
+
+    A model that has no more quality levels than there are qualities is measured once at each level.
+    """
     card, _, _ = parse(name)
-    if card.family not in getattr(codecs, "LOSSY", ()):
+    if card.family not in codecs.LOSSY:
         return (None,)
     if not all(1 <= quality <= 100 for quality in qualities):
         raise UsageError("the qualities of lossy models are from 1 to 100")
-    return qualities
+    model = runtime.load(card)
+    levels = codecs.lossy_codec_of(model).levels(model)
+    if levels > len(qualities):
+        return qualities
+    return [lossy.quality_of(level, levels) for level in range(levels)]
 
 
 def make(name: str, quality: float | None, options: Options) -> Own:

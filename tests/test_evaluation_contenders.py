@@ -102,15 +102,19 @@ def test_models_are_contenders_at_an_effort_or_at_qualities(monkeypatch: pytest.
     assert [entry.name for entry in entries[:4]] == ["photo@1", "nice", "jxl-e3", "jpeg 5"]
     assert ours.make("photo@1", None, OPTIONS).effort == 1
     assert "photo-base.2" in ours.make("photo@1", None, OPTIONS).settings
-    monkeypatch.setattr(ours.codecs, "LOSSY", ("nice",), raising=False)
     sent = {}
     monkeypatch.setattr(ours.gencodec, "compress", lambda image, **options: sent.update(options) or b"")
-    (first, second) = contenders.entries(["nice"], [], Options(qualities=(20, 80)))
-    assert (first.name, second.name) == ("nice 20", "nice 80")
+    (first, second) = contenders.entries(["beta-vae"], [], Options(qualities=(20, 80)))
+    assert (first.name, second.name) == ("beta-vae 20", "beta-vae 80")
     lossy = contenders.make(second, OPTIONS)
     assert not lossy.lossless
     lossy.encode(Image.from_array(np.zeros((1, 1, 3), np.uint8)))
-    assert sent == {"model": "nice", "quality": 80, "threads": 1, "device": "cpu"}
+    assert sent == {"model": "beta-vae", "quality": 80, "threads": 1, "device": "cpu"}
+
+
+def test_a_model_of_few_levels_is_measured_once_at_each() -> None:
+    found = contenders.entries(["vq-vae-2"], [], Options(qualities=(1, 20, 40, 60, 80, 100)))
+    assert [entry.quality for entry in found] == [1, 34, 67, 100]
 
 
 @pytest.mark.parametrize(

@@ -242,8 +242,8 @@ def test_the_lossy_table_and_its_plots(benchmarks: Any, tmp_path: Path, monkeypa
     results, pictures = program.measure(argparse.Namespace(folders=[str(tmp_path / "kodak")], **settings))
     text = program.markdown(results, pictures, tmp_path / "plots", tmp_path / "page.md")
     assert "| BPG (published) | 0.068 to 4.703 | " in text
-    assert "(plots/lossy-psnr.svg)" in text
-    assert (tmp_path / "plots/lossy-ms-ssim.svg").read_text().startswith("<svg")
+    assert "(plots/kodak-psnr.svg)" in text
+    assert (tmp_path / "plots/kodak-ms-ssim.svg").read_text().startswith("<svg")
     (line,) = (line for line in text.splitlines() if line.startswith("| webp-lossy "))
     assert line.split(" | ")[2:4] == ["+0.0%", "+0.0%"]
 
