@@ -20,7 +20,7 @@ from gencodec.codec.codecs import pixels_of
 from gencodec.codec.coder import IntervalCoder, RandomCoder
 from gencodec.codec.lossy import LossyDecoded, LossyEncoded, Region, checksum
 from gencodec.codec.photo import CODING_ORDER, Pixels, Progress, Tracker, packed, parsed, run_all
-from gencodec.codec.sparse import STEPS, SparseTables
+from gencodec.codec.sparse import STEPS, ZERO, SparseTables
 from gencodec.codec.tables import Tables, scale_shift
 from gencodec.codec.tiling import Box, Tiling, grown
 from gencodec.errors import InvalidFile
@@ -50,8 +50,8 @@ MORE = 1024
 """Such numbers are below this."""
 SAMPLED = 0.6
 """The quality level of samples, as a share of the highest."""
-DEAD_ZONE = 0.03
-"""The encoder takes a step towards the mean where a latent is hardly more than half a step beyond it."""
+ERROR_PRICE = 30.0
+"""Bits that the square of a quantisation step is worth, as far as the encoder looks."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,19 @@ class Encoding:
 
     def steps(self, group: Group, where: NDArray[np.bool_], prior: Prior) -> Index:
         away = (self.wanted[group.scale][group.first : group.last][where] - prior.mean) / STEPS
-        k = np.sign(away) * np.floor(np.abs(away) + (0.5 - DEAD_ZONE))
-        k = np.clip(k, 1 - FARTHEST - MORE, FARTHEST + MORE - 1).astype(np.int64)
+        k = self.cheaper(away, np.rint(away).astype(np.int64), prior)
+        k = np.clip(k, 1 - FARTHEST - MORE, FARTHEST + MORE - 1)
         self.known.append((k, prior))
         return k
+
+    def cheaper(self, away: Array, k: Index, prior: Prior) -> Index:
+        """The numbers `k` of steps, or one less where that saves more bits than the greater error is worth."""
+        less = k - np.sign(k)
+        row = self.tables.rows(prior.scale, prior.shape)
+        bits, last = self.tables.bits, ZERO - 1
+        saved = bits[row, np.clip(k, -last, last) + ZERO] - bits[row, np.clip(less, -last, last) + ZERO]
+        worse = (away - less) ** 2 - (away - k) ** 2
+        return np.where(saved > ERROR_PRICE * worse, less, k)
 
     def stream(self) -> tuple[bytes, float]:
         """The coder's bytes, and the code length in bits."""

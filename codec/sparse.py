@@ -8,12 +8,13 @@ symbols would cost more than a likely symbol is worth (`gencodec.codec.coder.NAR
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec.coder import RUN, TOTAL, Stack
-from gencodec.codec.tables import Tables
+from gencodec.codec.tables import LEVELS, TOTAL_BITS, Tables
 
 Index = NDArray[np.int64]
 ZERO = 128
@@ -38,6 +39,16 @@ class SparseTables:
     def rows(self, scale: Index, shape: Index) -> Index:
         """One number for each pair of a scale and a shape."""
         return scale * self.shapes + shape
+
+    @cached_property
+    def bits(self) -> NDArray[np.float32]:
+        """Code lengths of the differences from -128 to 127 of every pair of a scale and a shape, (rows, 256)."""
+        rows = np.arange(len(self.length))[:, None]
+        symbols = np.broadcast_to(np.arange(LEVELS), (len(rows), LEVELS))
+        middle = np.full(symbols.shape, STEPS * ZERO)
+        scale, shape = np.broadcast_arrays(rows // self.shapes, rows % self.shapes, symbols)[:2]
+        _, length = self.tables.interval(symbols, middle, scale, shape)
+        return (TOTAL_BITS - np.log2(length)).astype(np.float32)
 
     def push(self, coder: Stack, difference: Index, scale: Index, shape: Index) -> None:
         """Push differences (n,), each from -127 to 127, of distributions with these scale and shape indices."""
