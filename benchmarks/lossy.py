@@ -18,9 +18,10 @@ import published
 from PIL import Image as PillowImage
 
 from gencodec import runtime
-from gencodec.codec import codecs
+from gencodec.codec import codecs, vq
 from gencodec.codec.image import Image
-from gencodec.evaluation import baselines, contenders, corpus, metrics, plots, run, samples, summary, tables
+from gencodec.codec.lossy import level_of
+from gencodec.evaluation import baselines, contenders, corpus, metrics, ours, plots, run, samples, summary, tables
 from gencodec.evaluation.corpus import Picture
 from gencodec.evaluation.measure import Row
 from gencodec.evaluation.protocol import Options
@@ -28,7 +29,10 @@ from gencodec.evaluation.store import Results
 from gencodec.evaluation.summary import Point
 
 OTHERS = ("jpeg", "webp-lossy", "avif", "jxl-lossy")
-ANCHORS = ("webp-lossy", "avif")
+ANCHORS = ("jpeg", "webp-lossy", "avif")
+"""BD-rates are taken against these."""
+BESIDE = ("webp-lossy", "avif")
+"""Details of these are shown beside ours."""
 QUALITIES = (1, 10, 25, 40, 55, 70, 85, 100)
 RANGE = (0.15, 1.2)
 """Bits per pixel over which BD-rates are taken."""
@@ -76,6 +80,7 @@ def curves_of(name: str, results: Results, plots_at: Path, page: Path | None) ->
     others = published.KODAK if whole else {}  # means over fewer images say nothing beside these
     images = f"{len(results.images)} image" + "s" * (len(results.images) > 1)
     parts = [f"### {name}, {images}, with loss\n", tables.markdown(table(results, curves, others))]
+    parts += [f"- {codec}: {text}." for codec in curves if (text := savings(results, codec))] + [""]
     for metric, title in (("psnr", "PSNR"), ("ms_ssim", "MS-SSIM")):
         path = plots_at / f"{name}-{metric.replace('_', '-')}.svg"
         path.write_text(plots.rate_distortion(curves, metric, others))
@@ -103,6 +108,18 @@ def table(
     return found
 
 
+def savings(results: Results, codec: str) -> str:
+    """How much smaller a VQ-VAE's files are than codes of one length; empty for other codecs."""
+    rows = [row for row in results.rows if row.codec == codec and row.done]
+    if not results.contenders[rows[0].contender]["model"] or ours.parse(codec)[0].family not in vq.FAMILIES:
+        return ""
+    model = vq.VQCodec(runtime.load(codec))
+    bits = sum(
+        model.fixed_bits(level_of(row.quality or 0, model.levels), row.height or 0, row.width or 0) for row in rows
+    )
+    return f"files are {1 - 8 * sum(row.bytes or 0 for row in rows) / bits:.1%} smaller than codes of one length"
+
+
 def legend(results: Results) -> str:
     low, high = RANGE
     return (
@@ -119,12 +136,12 @@ def legend(results: Results) -> str:
 
 def details(results: Results, pictures: Sequence[Picture], place: Path) -> list[tuple[Path, str]]:
     """Side by side a detail of the original, of ours, and of WebP and AVIF at as many bytes: files and captions."""
-    ours = next((e["codec"] for e in results.contenders.values() if e["model"] and not e["lossless"]), None)
-    if ours is None:
+    codec = next((e["codec"] for e in results.contenders.values() if e["model"] and not e["lossless"]), None)
+    if codec is None:
         return []
     found = []
     for picture in pictures[:: max(1, len(pictures) // SHOWN)][:SHOWN]:
-        rows = [row for row in results.rows if row.codec == ours and row.image == picture.name and row.done]
+        rows = [row for row in results.rows if row.codec == codec and row.image == picture.name and row.done]
         row = min(rows, key=lambda row: abs((row.bpp or 0) - SHOWN_BPP))
         path = place / f"detail-{picture.path.stem}.png"
         found.append((path, detail(results, picture, row, path)))
@@ -137,7 +154,7 @@ def detail(results: Results, picture: Picture, row: Row, path: Path) -> str:
     image = picture.read()
     contender = contenders.make(contenders.Entry(row.codec, row.quality, True), options)
     decoded = {row.codec: (row.bytes or 0, contender.decode(contender.encode(image)))}
-    decoded |= {codec: at_bytes(codec, image, row.bytes or 0, options.threads) for codec in ANCHORS}
+    decoded |= {codec: at_bytes(codec, image, row.bytes or 0, options.threads) for codec in BESIDE}
     original = samples.shown(image)
     views = [original, *(samples.shown(found) for _, found in decoded.values())]
     rows, columns = samples.detail(original, views[1], SIDE)

@@ -8,6 +8,7 @@ docs/format-vq.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -144,6 +145,11 @@ class VQCodec:
             np.zeros((stages, height * f, width * f), np.uint16)
             for stages, f in zip(self.stages(level), scales, strict=True)
         ]
+
+    def fixed_bits(self, level: int, height: int, width: int) -> float:
+        """What the codes of a picture of so many pixels would take if all were of one length."""
+        maps = self.blank(level, *self.extent(height, width))
+        return sum(codes.size * math.log2(m.books.shape[1]) for m, codes in zip(self.maps, maps, strict=True))
 
     def tiling(self, height: int, width: int) -> Tiling:
         """Tiles of a picture, in codes of the coarsest map."""

@@ -118,7 +118,8 @@ def demand(network: VAE | NVAE, tiles: Tensor | None) -> float:
         noise = torch.rand(3, SAMPLES, side, side, generator=generator) * 32
         tiles = noise.floor() + torch.linspace(0, 200, side).floor()
     tiles = tiles[:, :SAMPLES, :side, :side].float()
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # latents are drawn: one checkpoint makes one file
         return float(network.accounted(tiles).drawn()) / tiles.shape[1]
 
 

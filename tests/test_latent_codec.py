@@ -362,3 +362,11 @@ def test_every_graph_of_the_codec_is_exported_once(models: dict[str, Model], net
         assert len(set(found)) == len(found)
         assert set(found) == set(models[name].stages)
     assert set(latent_codec.NETWORKS) == {"vae", "nvae"}
+
+
+def test_a_network_is_exported_alike_every_time(
+    networks: dict[str, VAE | NVAE], files: dict[str, Path], tmp_path: Path
+) -> None:
+    name = next(iter(networks))
+    export_latents(networks[name], tmp_path / "again.onnx", {"licence": "none"})
+    assert (tmp_path / "again.onnx").read_bytes() == files[name].read_bytes()

@@ -244,6 +244,17 @@ def test_codes_come_back_at_every_level(name: str, models: dict[str, Model], pic
 
 
 @names
+def test_codes_of_one_length_are_counted(name: str, models: dict[str, Model]) -> None:
+    codec = VQCodec(models[name])
+    maps = [np.log2(m.books.shape[1]) / m.stride**2 for m in codec.maps]
+    level = codec.levels - 1
+    expected = sum(64 * 64 * m.stages * bits for m, bits in zip(codec.maps, maps, strict=True))
+    assert codec.fixed_bits(level, 64, 64) == pytest.approx(expected)
+    assert codec.fixed_bits(level, 57, 64) == codec.fixed_bits(level, 64, 64)
+    assert codec.fixed_bits(0, 64, 64) < expected
+
+
+@names
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 70, 1), (33, 17, 3), (40, 9, 1)])
 def test_any_size_and_grey(name: str, shape: tuple[int, int, int], models: dict[str, Model]) -> None:
     pixels = np.random.default_rng(2).integers(60, 200, shape).astype(np.uint8)
