@@ -24,7 +24,7 @@ OPSET = 17
 WEIGHTS_FROM = 64
 """Elements from which constants are weights, kept as float16."""
 LARGE_FROM = 49152
-"""Elements from which they are kept as int8: layers of coarse strides."""
+"""Elements from which they are kept as int8, where a stage does not say: layers of coarse strides."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class FloatStage:
     module: nn.Module
     examples: tuple[Tensor, ...]
     outputs: int = 1
+    large_from: int = LARGE_FROM
+    """Elements from which weights are kept as int8."""
+    precise: tuple[str, ...] = ()
+    """Parts of names of weights that never are."""
 
 
 def translated(stage: FloatStage) -> onnx.ModelProto:
@@ -57,12 +61,12 @@ def translated(stage: FloatStage) -> onnx.ModelProto:
         return onnx.load(file)
 
 
-def keep(graph: ExactGraph, array: NDArray[np.generic], name: str) -> None:
+def keep(graph: ExactGraph, array: NDArray[np.generic], name: str, stage: FloatStage) -> None:
     """Add a constant; weights as float16, and the largest as int8 with a scale for each row."""
     if array.dtype != np.float32 or array.size < WEIGHTS_FROM:
         graph.constant(array, name)
         return
-    if array.size < LARGE_FROM:
+    if array.size < stage.large_from or any(part in name for part in stage.precise):
         stored = graph.constant(array.astype(np.float16))
         graph.constant_nodes.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
         return
@@ -85,11 +89,11 @@ def add_floats(graph: ExactGraph, stage: FloatStage) -> tuple[list[onnx.NodeProt
         return name if name in inputs or not name else f"{stage.name}/{name}:"
 
     for tensor in model.initializer:
-        keep(graph, numpy_helper.to_array(tensor), renamed(tensor.name))
+        keep(graph, numpy_helper.to_array(tensor), renamed(tensor.name), stage)
     nodes = []
     for node in model.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
-            keep(graph, numpy_helper.to_array(node.attribute[0].t), renamed(node.output[0]))
+            keep(graph, numpy_helper.to_array(node.attribute[0].t), renamed(node.output[0]), stage)
             continue
         copy = onnx.NodeProto()
         copy.CopyFrom(node)

@@ -29,6 +29,10 @@ FORMAT = "1"
 """Version of what the stages take and give."""
 SKIP = 3
 """Scale index below which latents are their means and nothing is coded: a zero would cost as much as it is worth."""
+RESIDUAL = 1 << 15
+"""Weights from which the analysis keeps a layer as int8: its errors cost less than the synthesis's."""
+LINEAR = ("coarse_linear", "fine_linear")
+"""What is always kept as float16: all that passes from pictures to latents and back without correction."""
 EXAMPLE = 64
 """Side of the pictures that graphs of floating point are traced with."""
 
@@ -111,6 +115,6 @@ def transforms(network: Lossy) -> list[FloatStage]:
     latents = [torch.zeros(1, network.prior.latents[s], EXAMPLE >> s, EXAMPLE >> s) for s in scales]
     pixels = torch.zeros(1, 3, EXAMPLE, EXAMPLE)
     return [
-        FloatStage("analysis", Analyzed(network), (pixels, blend), len(scales)),
-        FloatStage("synthesis", Synthesized(network), (*latents, blend)),
+        FloatStage("analysis", Analyzed(network), (pixels, blend), len(scales), RESIDUAL, LINEAR),
+        FloatStage("synthesis", Synthesized(network), (*latents, blend), precise=LINEAR),
     ]

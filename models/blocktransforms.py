@@ -25,6 +25,8 @@ RANGE = 64.0
 """Gray levels in a unit of the networks' pixels."""
 MIDDLE_GRAY = 127.5
 GENTLENESS = 0.1
+REFINING = 2
+"""Residual blocks of the filter against blocks' edges."""
 KNOTS = 8
 """Quality levels at which gains and modulations are learned; those between are blends."""
 
@@ -218,7 +220,7 @@ class Synthesis(Transforms):
     """The inverse of `Analysis`: latents, already divided by their gains, and a blend -> pixels (N, 3, H, W)."""
 
     def __init__(self, fine: int, coarse: int, top: int, width: int, blocks: int, filtering: int):
-        """`filtering`: features of the filter against blocks, on 4 x 4 pixels."""
+        """`filtering`: features of the filter against blocks' edges, on 4 x 4 pixels."""
         super().__init__(coarse, fine)
         bands = len(self.basis)
         self.fine_linear = Gentle(fine, bands, 1)
@@ -226,7 +228,8 @@ class Synthesis(Transforms):
         self.stem, self.blocks = nn.Conv2d(bands, width, 1), Blocks(width, blocks)
         self.head = nn.Conv2d(width, bands, 1)
         self.before, self.after = nn.Conv2d(48, filtering, 3, padding=1), nn.Conv2d(filtering, 48, 3, padding=1)
-        self.modulation = Modulation(filtering)
+        self.modulation, self.refining = Modulation(filtering), Blocks(filtering, REFINING)
+        self.places = nn.Conv2d(width, 4 * filtering, 1)
         self.coarse_linear = None
         self.fine_linear.begin(self.selection(fine).transpose(0, 1))
         if coarse:
@@ -237,6 +240,7 @@ class Synthesis(Transforms):
             self.top_linear.weight.mul_(0.02)
             self.head.weight.mul_(0.02)
             self.after.weight.mul_(0.02)
+            self.places.weight.mul_(0.3)
 
     def forward(self, *given: Tensor) -> Tensor:
         *latents, blend = given
@@ -244,8 +248,10 @@ class Synthesis(Transforms):
         if self.coarse_linear is not None:
             bands = bands + F.pixel_shuffle(self.coarse_linear(latents[1]), 2)
         f = self.stem(bands * self.evened) + F.pixel_shuffle(self.top_linear(latents[-1]), 4)
-        bands = bands + self.head(self.blocks(f, blend))
-        x = F.pixel_shuffle(F.conv2d(bands, self.basis.transpose(0, 1)), BLOCK)
+        f = self.blocks(f, blend)
+        x = F.pixel_shuffle(F.conv2d(bands + self.head(f), self.basis.transpose(0, 1)), BLOCK)
         small = F.pixel_unshuffle(x, 4)
-        inner = F.leaky_relu(self.modulation(self.before(small), blend), 0.1)
+        # blocks know where their edges are, pixels do not
+        inner = self.before(small) + F.pixel_shuffle(self.places(f), 2)
+        inner = self.refining(F.leaky_relu(self.modulation(inner, blend), 0.1), blend)
         return F.pixel_shuffle(small + self.after(inner), 4)

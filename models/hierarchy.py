@@ -24,15 +24,15 @@ from gencodec.models.latents import HIDDEN, LEVELS, MIDDLE, SIGNED, Cell, Distri
 from gencodec.models.quantize import ExactConv, Grid, Snap, Table
 from gencodec.models.shapes import SCALES_PER_OCTAVE, SHAPE, SPREAD, Shapes
 
-BLEND = Grid(0, 16, 4)
-"""Shares of the knots: a quality level lies so many sixteenths between two of them."""
-LEVELS_A_KNOT = 16
+LEVELS_A_KNOT = 32
+BLEND = Grid(0, LEVELS_A_KNOT, 5)
+"""Shares of the knots: a quality level lies so many 32nds between two of them."""
 QUALITIES = (KNOTS - 1) * LEVELS_A_KNOT + 1
 """Quality levels, from 0."""
 LATENT = Grid(-8191, 8191, 8)
 """Latents: up to 512 quantisation steps."""
 SQUEEZED = Grid(-639, 639, 6)
-OCTAVES_A_KNOT = 5.5 / (KNOTS - 1)
+OCTAVES_A_KNOT = 6.0 / (KNOTS - 1)
 """Of gains, from knot to knot, as they begin: as the root of what errors cost."""
 TOP, COARSE, FINE = 5, 4, 3
 """Scales: strides 32, 16 and 8."""

@@ -57,7 +57,8 @@ class LossyConfig:
     transform: int = 128
     """Features of the transforms."""
     blocks: int = 4
-    filtering: int = 48
+    filtering: int = 64
+    """Features of the filter against blocks' edges."""
 
 
 @dataclass(frozen=True)

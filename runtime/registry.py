@@ -165,7 +165,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="nvae-lossy-base.1",
         wire_id=24,
-        sha256="09141b0ee261da539b9af99e69154825cee4739dac687753939cdc6640cc99de",
+        sha256="26138ab150dc3ac0baa1318aa2b7e1d8fa9616e7069b7a85818196502236b969",
         file=WEIGHTS / "nvae-lossy-base.1.onnx",
         summary="lossy, all rates: NVAE's hierarchy with quantised posteriors",
         licence="Apache-2.0",

@@ -41,7 +41,7 @@ def test_untrained_transforms_without_residuals_give_back_their_input(tiles: Ten
         assert layer.bias is not None
         torch.nn.init.zeros_(layer.bias)
     pixels = (tiles.transpose(0, 1) - 127.5) / 64
-    blend = blend_of(torch.tensor([10.0, 50.0]))
+    blend = blend_of(torch.tensor([20.0, 100.0]))
     with torch.no_grad():
         seen = synthesis(*analysis(pixels, blend), blend)
     assert torch.allclose(seen, pixels, atol=1e-4)
@@ -77,7 +77,7 @@ def test_latents_are_whole_steps_from_exact_means(config: LossyConfig, tiles: Te
     for step in network.prior.steps:
         step.register_forward_hook(lambda _, __, out: means.append(out[1].chunk(3, 1)[0]))
     pixels = (tiles.transpose(0, 1) - 127.5) / 64
-    level = torch.tensor([20.0, 100.0])
+    level = torch.tensor([40.0, 200.0])
     blend = blend_of(level)
     found = network.analysis(pixels, blend)
     wanted = {s: y * torch.exp2(g(blend)) for s, y, g in zip(network.scales, found, network.gains, strict=True)}
@@ -95,7 +95,7 @@ def test_latents_are_whole_steps_from_exact_means(config: LossyConfig, tiles: Te
 def test_coarse_latents_do_not_depend_on_finer_ones(tiles: Tensor) -> None:
     torch.manual_seed(3)
     network = Lossy(TINY).eval()
-    blend = blend_of(torch.tensor([60.0, 60.0]))
+    blend = blend_of(torch.tensor([120.0, 120.0]))
     found = network.analysis((tiles.transpose(0, 1) - 127.5) / 64, blend)
     wanted = dict(zip(network.scales, found, strict=True))
     with torch.no_grad():
@@ -111,7 +111,9 @@ def test_higher_levels_cost_more_and_err_less(config: LossyConfig, tiles: Tensor
     torch.manual_seed(3)
     network = Lossy(config).eval()
     with torch.no_grad():
-        bits, error = network.rate_and_distortion(tiles[:, :1].expand(-1, 3, -1, -1), torch.tensor([0.0, 56.0, 112.0]))
+        bits, error = network.rate_and_distortion(
+            tiles[:, :1].expand(-1, 3, -1, -1), torch.tensor([0.0, 0.5, 1.0]) * (QUALITIES - 1)
+        )
     assert (bits.diff() > 0).all()
     assert (error.diff() < 0).all()
 
@@ -138,7 +140,7 @@ def test_a_few_steps_lower_the_cost(config: LossyConfig, tiles: Tensor) -> None:
 def test_held_out_rates_are_those_of_rounded_latents(tiles: Tensor) -> None:
     torch.manual_seed(3)
     network = Lossy(TINY).eval()
-    level = torch.tensor([60.0, 60.0])
+    level = torch.tensor([120.0, 120.0])
     with torch.no_grad():
         rates = [network.rate_and_distortion(tiles, level)[0] for _ in range(2)]
         noisy = network.train().rate_and_distortion(tiles, level)[0]

@@ -25,10 +25,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_qualities_are_levels_from_end_to_end() -> None:
-    levels = [level_of(quality, 113) for quality in range(1, 101)]
-    assert (levels[0], levels[-1]) == (0, 112)
+    levels = [level_of(quality, 225) for quality in range(1, 101)]
+    assert (levels[0], levels[-1]) == (0, 224)
     assert all(a < b for a, b in pairwise(levels))
-    assert quality_of(112, 113) == 100
+    assert quality_of(224, 225) == 100
 
 
 @pytest.mark.parametrize("wanted", [-1.0, 0.0, 17.5, 40.0, 112.0, 500.0])
