@@ -176,7 +176,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="beta-vae-base.1",
         wire_id=25,
-        sha256="6d532f8d6e9528da33793dd753d3f9b390eef38b3e955b227efba6e531f93bae",
+        sha256="8f0d43533e87b3b9c6d9c8cd84d974d479299d85a00bd41723af980a645e40ec",
         file=WEIGHTS / "beta-vae-base.1.onnx",
         summary="lossy, all rates: a VAE with one layer of latents and a hyper-latent, conditioned on beta",
         licence="Apache-2.0",
