@@ -102,7 +102,7 @@ class Encoding:
         self.known.append((k, prior))
         return k
 
-    def cheaper(self, away: Array, k: Index, prior: Prior) -> Index:
+    def cheaper(self, away: NDArray[np.floating], k: Index, prior: Prior) -> Index:
         """The numbers `k` of steps, or one less where that saves more bits than the greater error is worth."""
         less = k - np.sign(k)
         row = self.tables.rows(prior.scale, prior.shape)

@@ -23,6 +23,8 @@ Pixels = NDArray[np.uint8]
 Region = tuple[int, int, int, int]
 LOWEST, HIGHEST = 1, 100
 """Qualities, as users state them."""
+FIRST = 0.01
+"""Where among a model's levels qualities begin: at the very end of what networks learn, files do not always shrink."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def quality_of(level: int, levels: int) -> float:
 
 def level_of(quality: float, levels: int) -> int:
     """The level of a quality from 1 to 100."""
-    return round((quality - LOWEST) / (HIGHEST - LOWEST) * (levels - 1))
+    return round(max(FIRST, (quality - LOWEST) / (HIGHEST - LOWEST)) * (levels - 1))
 
 
 def first_reaching(measure: Callable[[int], float], wanted: float, levels: int) -> int:

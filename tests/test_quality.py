@@ -26,8 +26,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_qualities_are_levels_from_end_to_end() -> None:
     levels = [level_of(quality, 225) for quality in range(1, 101)]
-    assert (levels[0], levels[-1]) == (0, 224)
-    assert all(a < b for a, b in pairwise(levels))
+    assert (levels[0], levels[-1]) == (2, 224)
+    assert levels == sorted(levels)
+    assert len(set(levels)) == 99
+    assert [level_of(quality, 4) for quality in (1, 34, 67, 100)] == [0, 1, 2, 3]
     assert quality_of(224, 225) == 100
 
 
