@@ -161,7 +161,7 @@ def test_numbers_far_from_their_means_are_kept(model: Model) -> None:
     coded = hierarchy.encode(extremes, model, level=224)
     decoded = hierarchy.decode(coded.payload, extremes.shape, model)
     assert decoded.checksum == coded.checksum
-    assert psnr(decoded.pixels, extremes) > 27
+    assert psnr(decoded.pixels, extremes) > 24
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_numbers_far_from_their_means_are_kept(model: Model) -> None:
     [
         (lambda p: b"", "truncated"),
         (lambda p: p[:4], "truncated"),
-        (lambda p: bytes([200]) + p[1:], "no quality level 200"),
+        (lambda p: bytes([250]) + p[1:], "no quality level 250"),
         (lambda p: p[:1] + b"\xff\xff" + p[3:], "tiles of 65535"),
     ],
 )
