@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 
 from gencodec import runtime
 from gencodec.codec import codecs, vq
+from gencodec.codec.api import DEFAULT_LOSSY
 from gencodec.codec.image import Image
 from gencodec.codec.lossy import level_of
 from gencodec.evaluation import baselines, contenders, corpus, metrics, ours, plots, run, samples, summary, tables
@@ -50,8 +51,9 @@ def arguments() -> argparse.Namespace:
 
 
 def shipped() -> list[str]:
-    """The lossy models that ship."""
-    return [card.name for card in runtime.list_models() if card.family in codecs.LOSSY]
+    """The lossy models that ship, the default first: details are shown of it."""
+    found = [card for card in runtime.list_models() if card.family in codecs.LOSSY]
+    return [card.name for card in sorted(found, key=lambda card: DEFAULT_LOSSY not in card.aliases)]
 
 
 def measure(args: argparse.Namespace) -> tuple[Results, list[Picture]]:
