@@ -70,7 +70,7 @@ def markdown(results: Results, pictures: Sequence[Picture], plots_at: Path, page
     plots_at.mkdir(parents=True, exist_ok=True)
     found = lossless.sets(results)
     parts = [curves_of(name, part, plots_at, page) for name, part in found.items()]
-    first = [picture for picture in pictures if picture.name.startswith(f"{next(iter(found))}/")]
+    first = [picture for picture in pictures if picture.group == pictures[0].group]
     parts += [f"![{text}]({pages.link(path, page)})\n\n{text}\n" for path, text in details(results, first, plots_at)]
     return "\n".join([*parts, legend(results)])
 

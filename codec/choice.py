@@ -7,8 +7,6 @@ could win.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from gencodec.codec import ordinary
@@ -60,27 +58,25 @@ def suits_model(color: Pixels) -> bool:
 
 def sure_size(pixels: Pixels) -> float:
     """Bytes below which a file is surely smaller than WebP's at full effort, as far as one quick look tells."""
-    if repeated_share(pixels) >= FEW_REPEATS:
-        return 0.0
     height, width, channels = pixels.shape
+    if height * width < PROBED_PIXELS or not ordinary.fits_webp(pixels) or repeated_share(pixels) >= FEW_REPEATS:
+        return 0.0
     quick = ordinary.quick_webp(pixels)
     # WebP writes grey as three channels.
     raw = height * width * max(channels, 3)
     return min(QUICK_MOST, QUICK_FACTOR + QUICK_SLOPE * quick / raw) * quick
 
 
-def model_wins(pixels: Pixels, size: int, sure: Callable[[], float] | None = None) -> bool:
+def model_wins(pixels: Pixels, size: int, sure: float) -> bool:
     """Whether WebP at full effort (or PNG, for lack of WebP) would surely take more than `size` bytes.
 
-    `sure` gives `sure_size` of the pixels, if somebody has looked already.
+    `sure` is the pixels' `sure_size`.
     """
     if pixels.shape[0] * pixels.shape[1] < PROBED_PIXELS:
         return False
     if not ordinary.fits_webp(pixels):
         return size < CLOSE_FACTOR * len(ordinary.encode_png(pixels, level=6))
-    if size < (sure() if sure else sure_size(pixels)):
-        return True
-    return size < CLOSE_FACTOR * ordinary.close_webp(pixels)
+    return size < sure or size < CLOSE_FACTOR * ordinary.close_webp(pixels)
 
 
 def _has_few_colors(color: Pixels, limit: int) -> bool:

@@ -106,10 +106,9 @@ class Encoding:
         """The numbers `k` of steps, or one less where that saves more bits than the greater error is worth."""
         less = k - np.sign(k)
         row = self.tables.rows(prior.scale, prior.shape)
-        bits, last = self.tables.bits, ZERO - 1
-        saved = bits[row, np.clip(k, -last, last) + ZERO] - bits[row, np.clip(less, -last, last) + ZERO]
+        most, fewer = (self.tables.bits[row, np.clip(n, -FARTHEST, FARTHEST) + ZERO] for n in (k, less))
         worse = (away - less) ** 2 - (away - k) ** 2
-        return np.where(saved > ERROR_PRICE * worse, less, k)
+        return np.where(most - fewer > ERROR_PRICE * worse, less, k)
 
     def stream(self) -> tuple[bytes, float]:
         """The coder's bytes, and the code length in bits."""

@@ -66,10 +66,10 @@ def encode(pixels: Pixels, means: Means, listener: Listener = Listener()) -> tup
     if means.always or not choice.suits_model(color):
         return _encode_ordinary(pixels, color, alpha, least)
     with ThreadPoolExecutor(1) as beside:
-        sure = beside.submit(choice.sure_size, pixels) if ordinary.fits_webp(pixels) else None
+        sure = beside.submit(choice.sure_size, pixels)
         neural = _encode_neural(color, alpha, means, listener)
     long_enough = sum(len(section.payload) for section in neural) >= least
-    if long_enough and choice.model_wins(pixels, _file_bytes(neural), sure and sure.result):
+    if long_enough and choice.model_wins(pixels, _file_bytes(neural), sure.result()):
         return neural
     ordinary_sections = _encode_ordinary(pixels, color, alpha, least, most=_file_bytes(neural))
     return min(neural, ordinary_sections, key=_file_bytes) if long_enough else ordinary_sections

@@ -143,9 +143,10 @@ def test_probes_decide_on_larger_images() -> None:
     """A clear win needs no slow WebP; a near one, and any on a small image, is not taken for sure."""
     pixels = photo(200, 300, 3)
     webp = len(ordinary.encode_webp(pixels))
-    assert choice.model_wins(pixels, webp * 7 // 10)
-    assert not choice.model_wins(pixels, webp)
-    assert not choice.model_wins(pixels[:50, :50], 1)
+    sure = choice.sure_size(pixels)
+    assert choice.model_wins(pixels, webp * 7 // 10, sure)
+    assert not choice.model_wins(pixels, webp, sure)
+    assert not choice.model_wins(pixels[:50, :50], 1, choice.sure_size(pixels[:50, :50]))
 
 
 def test_repeated_content_is_noticed() -> None:

@@ -30,7 +30,11 @@ def exported(config: LossyConfig, file: Path) -> Path:
     from gencodec.models.lossy import Lossy
 
     torch.manual_seed(7)
-    export_lossy(Lossy(config), file, {"licence": "none"})
+    network = Lossy(config)
+    for layer in (network.synthesis.head, network.synthesis.after):
+        for parameter in layer.parameters():
+            torch.nn.init.zeros_(parameter)  # what has learned nothing adds noise
+    export_lossy(network, file, {"licence": "none"})
     return file
 
 
@@ -161,7 +165,7 @@ def test_numbers_far_from_their_means_are_kept(model: Model) -> None:
     coded = hierarchy.encode(extremes, model, level=224)
     decoded = hierarchy.decode(coded.payload, extremes.shape, model)
     assert decoded.checksum == coded.checksum
-    assert psnr(decoded.pixels, extremes) > 24
+    assert psnr(decoded.pixels, extremes) > 27
 
 
 @pytest.mark.parametrize(
