@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ WARMUP = 10
 """Steps in which the rate rises."""
 PRICE = 1.75
 """Weight of the changes' bits in the loss: more than 1, since what they gain on some pixels is less on the others."""
+PARTS = 4
+"""Batches of a step, which run side by side: each is small enough for a core's cache."""
 RUN = 16
 """Neighboring pixels that are drawn together: a cache line."""
 DEAD_ZONE = 0.35
@@ -50,9 +52,10 @@ REFERENCE = 1 << 18
 """Pixels of the picture that changes of coarseness 0 are for."""
 SPREAD = 0.05
 """Where the price of a change, in steps, turns from a parabola to a straight line."""
-CHECKED = 16
+CHECKED = 16 * PARTS
 """Batches that tell whether adapting has paid."""
 
+Index = NDArray[np.int64]
 Report = Callable[[int, int, float], None]
 """Takes the step, how many there are, and the estimated bits a subpixel."""
 
@@ -74,19 +77,20 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
     count, size = STEPS[effort - 1], pixels.shape[0] * pixels.shape[1]
     if not count or size < LEAST_PIXELS or not adaptation.layers(model) or model.step is None:
         return None
-    adapter = Adapter(model, model.step, pool_of(pixels, model), pixels.shape)
-    plain = adapter.measured(adapter.rounded())
-    with threadpool_limits(1, user_api="blas"):  # the optimizer's matrices are too small for more
-        adapter.run(count, report)
-    changes = adapter.rounded()
-    payload = adaptation.pack(changes, adapter.coarseness)
-    bits = adapter.measured(changes) + 8 * len(payload) / pixels.size
+    with ThreadPoolExecutor(model.threads) as workers:
+        adapter = Adapter(model, model.step, pool_of(pixels, model, workers), pixels.shape, workers)
+        plain = adapter.measured(adapter.rounded())
+        with threadpool_limits(1, user_api="blas"):  # the optimizer's matrices are too small for more
+            adapter.run(count, report)
+        changes = adapter.rounded()
+        payload = adaptation.pack(changes, adapter.coarseness)
+        bits = adapter.measured(changes) + 8 * len(payload) / pixels.size
     if not bits < plain:
         return None
     return Adapted(adaptation.applied(model, changes, adapter.coarseness), payload, 1 - bits / plain)
 
 
-def pool_of(pixels: Pixels, model: Model) -> Pool:
+def pool_of(pixels: Pixels, model: Model, workers: Executor) -> Pool:
     """The training step's inputs for up to MOST_PIXELS of `pixels`, from tiles all over the picture."""
     height, width, _ = pixels.shape
     tiling = Tiling.of(width, height)
@@ -103,8 +107,7 @@ def pool_of(pixels: Pixels, model: Model) -> Pool:
         )
         return [tuple(array.astype(np.int16) for array in band) for band in bands]
 
-    with ThreadPoolExecutor(model.threads) as threads:
-        parts = list(threads.map(parts_of, (tiles[i] for i in chosen)))
+    parts = list(workers.map(parts_of, (tiles[i] for i in chosen)))
     return Pool([part for tile in parts for part in tile])
 
 
@@ -120,9 +123,12 @@ class Pool:
         arrays = (np.ascontiguousarray(a[:, : self.runs * RUN]).reshape(len(a), self.runs, RUN) for a in joined)
         self.arrays = dict(zip(self.NAMES, arrays, strict=True))
 
-    def drawn(self, count: int, rng: np.random.Generator) -> dict[str, Array]:
-        """`count` random pixels, as float32."""
-        runs = rng.integers(0, self.runs, count // RUN)
+    def draw(self, count: int, rng: np.random.Generator) -> Index:
+        """Runs that hold `count` random pixels."""
+        return rng.integers(0, self.runs, count // RUN)
+
+    def given(self, runs: Index) -> dict[str, Array]:
+        """The inputs at the pixels of `runs`, (rows, pixels) float32."""
         return {name: a.take(runs, 1).reshape(len(a), -1).astype(np.float32) for name, a in self.arrays.items()}
 
 
@@ -153,10 +159,11 @@ class Fit:
 class Adapter:
     """Gradient descent on one picture."""
 
-    def __init__(self, model: Model, step: Any, pool: Pool, shape: tuple[int, ...]):
+    def __init__(self, model: Model, step: Any, pool: Pool, shape: tuple[int, ...], workers: Executor):
         """`step`: the session of the training step; `shape`: height, width and channels of the whole picture."""
         height, width, channels = shape
         self.step, self.pool, self.symbols = step, pool, height * width * channels
+        self.workers = workers
         self.coarseness = round(0.5 * math.log2(REFERENCE / (height * width)))
         self.rng = np.random.default_rng(0)
         self.fixed: dict[str, NDArray[Any]] = {
@@ -190,10 +197,21 @@ class Adapter:
 
     def gradients(self) -> tuple[float, list[Array]]:
         """Mean bits a subpixel of a random batch, and each layer's gradients (rows, columns + 1)."""
-        drawn = self.pool.drawn(self.count, self.rng)
-        bits, *rest = self.step.run(None, {**drawn, **self.weights([fit.change for fit in self.fits])})
+        bits, *rest = self.mean_outputs(None, [fit.change for fit in self.fits], PARTS, self.rng)
         pairs = [np.concatenate([w, b[:, None]], 1) for w, b in zip(rest[::2], rest[1::2], strict=True)]
         return float(bits), pairs
+
+    def mean_outputs(
+        self, names: list[str] | None, changes: list[Array], batches: int, rng: np.random.Generator
+    ) -> list[Array]:
+        """Means of the step's outputs (None: all of them) with changed weights, over so many random batches."""
+        weights = self.weights(changes)
+
+        def outputs(runs: Index) -> list[Array]:
+            return self.step.run(names, {**self.pool.given(runs), **weights})
+
+        drawn = [self.pool.draw(self.count, rng) for _ in range(batches)]
+        return [np.mean(values, 0) for values in zip(*self.workers.map(outputs, drawn), strict=True)]
 
     def weights(self, changes: list[Array]) -> dict[str, NDArray[Any]]:
         """The training step's inputs that are not pixels."""
@@ -211,7 +229,5 @@ class Adapter:
 
     def measured(self, changes: Changes) -> float:
         """Mean bits a subpixel with `changes`, over CHECKED batches, always the same."""
-        rng = np.random.default_rng(1)
-        weights = self.weights([changes[fit.layer.name].astype(np.float32) for fit in self.fits])
-        batches = (self.pool.drawn(self.count, rng) for _ in range(CHECKED))
-        return float(np.mean([self.step.run(["bits"], {**batch, **weights})[0] for batch in batches]))
+        whole = [changes[fit.layer.name].astype(np.float32) for fit in self.fits]
+        return float(self.mean_outputs(["bits"], whole, CHECKED, np.random.default_rng(1))[0])

@@ -62,8 +62,8 @@ class Model:
         file = self.card.file.with_suffix(".step.onnx")
         if not file.exists():
             return None
-        # threads that spin between steps would keep numpy's from working
-        return open_session(file.read_bytes(), threads=self.given_threads, device=self.device, spin=False)
+        # its batches run side by side, so that one thread is enough for each
+        return open_session(file.read_bytes(), threads=1, device=self.device)
 
     def changed(self, values: Mapping[str, NDArray[np.generic]]) -> Model:
         """A model with other values for some of its constants, proved again. Raises `InexactGraph`."""

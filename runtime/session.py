@@ -48,13 +48,12 @@ def has_gpu() -> bool:
 
 
 def open_session(
-    model: bytes, *, threads: int | None = None, device: str = "auto", optimize: bool = True, spin: bool = True
+    model: bytes, *, threads: int | None = None, device: str = "auto", optimize: bool = True
 ) -> ort.InferenceSession:
     """A session for a serialized model.
 
     `threads` is the number of CPU threads of one operation (None: all cores); `optimize=False` switches graph
-    optimizations off, `spin=False` lets idle threads sleep; both change speed and nothing else. Raises `UsageError`
-    for devices that are not there.
+    optimizations off, which changes speed and nothing else. Raises `UsageError` for devices that are not there.
     """
     ort.set_default_logger_severity(ERRORS_ONLY)
     provider = provider_of(device)
@@ -62,7 +61,6 @@ def open_session(
     options.log_severity_level = ERRORS_ONLY
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     providers: list[Any] = [(provider, EXACT_OPTIONS.get(provider, {}))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from gencodec.runtime import Model, find_model, load
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float32]
 POOL = ("relative", "near", "pooled", "base", "pixel")
+WORKERS = ThreadPoolExecutor(2)
 
 
 def stripes(height: int, width: int, colors: int = 3, seed: int = 0) -> Pixels:
@@ -83,14 +85,14 @@ class OpenClip(torch.autograd.Function):
 
 
 def adapter_of(pixels: Pixels, model: Model) -> Adapter:
-    return Adapter(model, model.step, pool_of(pixels, model), pixels.shape)
+    return Adapter(model, model.step, pool_of(pixels, model, WORKERS), pixels.shape, WORKERS)
 
 
 def drawn(adapter: Adapter, seed: int, change: float) -> dict[str, Array]:
     """Inputs of the training step: random pixels, and weights with random changes."""
     rng = np.random.default_rng(seed)
     changes = [rng.normal(0, change, fit.change.shape).astype(np.float32) for fit in adapter.fits]
-    return {**adapter.pool.drawn(adapter.count, rng), **adapter.weights(changes)}
+    return {**adapter.pool.given(adapter.pool.draw(adapter.count, rng)), **adapter.weights(changes)}
 
 
 @pytest.mark.parametrize(("colors", "change"), [(3, 0.0), (3, 2.0), (1, 1.0)])
@@ -165,14 +167,14 @@ def test_whole_steps_are_whole_changes(adaptive: Model, pixels: Pixels) -> None:
 
 
 def test_coarser_steps_are_for_smaller_pictures(adaptive: Model) -> None:
-    pool = pool_of(stripes(64, 128), adaptive)
+    pool = pool_of(stripes(64, 128), adaptive, WORKERS)
     sizes = [(64, 128, 3), (512, 512, 3), (1024, 1024, 1), (1 << 14, 1 << 15, 3)]
-    assert [Adapter(adaptive, adaptive.step, pool, size).coarseness for size in sizes] == [2, 0, -1, -6]
+    assert [Adapter(adaptive, adaptive.step, pool, size, WORKERS).coarseness for size in sizes] == [2, 0, -1, -6]
 
 
 def test_the_pool_is_the_picture_in_tiles(adaptive: Model) -> None:
     picture = stripes(70, 200)
-    pool = pool_of(picture, adaptive)
+    pool = pool_of(picture, adaptive, WORKERS)
     assert set(pool.arrays) == set(POOL)
     assert all(pixels_of(a).shape[1] == 70 * 200 for a in pool.arrays.values())
     for color, channel in enumerate((1, 0, 2)):
@@ -183,9 +185,9 @@ def test_the_pool_is_the_picture_in_tiles(adaptive: Model) -> None:
 def test_drawn_pixels_stay_together(adaptive: Model) -> None:
     """All inputs are those of the same pixels, which neighbor each other by RUN."""
     picture = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
-    pool = pool_of(picture, adaptive)
+    pool = pool_of(picture, adaptive, WORKERS)
     whole = {name: pixels_of(a) for name, a in pool.arrays.items()}
-    drawn = pool.drawn(640, np.random.default_rng(0))
+    drawn = pool.given(pool.draw(640, np.random.default_rng(0)))
     columns = np.concatenate([whole[name] for name in POOL]).T
     places = {column.tobytes(): place for place, column in enumerate(columns)}
     found = np.concatenate([drawn[name] for name in POOL])
@@ -199,7 +201,7 @@ def test_of_large_pictures_tiles_all_over_are_looked_at(adaptive: Model, monkeyp
     monkeypatch.setattr(adapting, "MOST_PIXELS", 1 << 14)
     picture = stripes(256, 256)
     picture[:128, :, 0], picture[128:, :, 0] = 10, 200
-    pool = pool_of(picture, adaptive)
+    pool = pool_of(picture, adaptive, WORKERS)
     assert pixels_of(pool.arrays["pixel"]).shape[1] in (1 << 13, 1 << 14)
     assert {10, 200} == set(pixels_of(pool.arrays["pixel"])[1].tolist())
 
