@@ -8,6 +8,7 @@ ANS is a bijection between naturals (Duda 2013, arXiv 1311.2540), so a symbol wi
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ _ANY = _stream.model.Uniform()
 _QUANTILE = _stream.model.Uniform(TOTAL)
 
 Index = NDArray[np.int64]
+Units = NDArray[np.int32]
 
 
 @cache
@@ -90,6 +92,7 @@ def _narrowed(length: Index) -> Index:
 NARROWED = _narrowed(np.arange(1, TOTAL + 1, dtype=np.int64))
 NARROWED = np.concatenate([[0], NARROWED])
 """The size popped for an interval of each length."""
+NARROWED_UNITS = NARROWED.astype(np.int32)
 
 
 class IntervalCoder:
@@ -118,6 +121,20 @@ class IntervalCoder:
     def push(self, left: Index, length: Index) -> None:
         rest = self._pop_rest(length)
         self.stack.encode_reverse((left + rest).astype(np.int32), _QUANTILE)
+        self.bits += information(length)
+
+    def push_blocks(self, left: Units, length: Units, blocks: Iterable[slice]) -> None:
+        """Push one block of the symbols after the other: what `push` does for each, in less time."""
+        size = NARROWED_UNITS.take(length)
+        shut = size <= 1
+        some_shut = bool(shut.any())
+        for block in blocks:
+            if some_shut and shut[block].any():
+                rest = self._pop_rest(length[block]).astype(np.int32)
+            else:
+                rest = self.stack.decode(_ANY, size[block])
+            rest += left[block]
+            self.stack.encode_reverse(rest, _QUANTILE)
         self.bits += information(length)
 
     def pop_quantiles(self, count: int) -> Index:

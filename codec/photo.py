@@ -144,13 +144,12 @@ class PhotoCodec:
         `intervals`: (2, colors, tiles, height, width).
         """
         order, begins = schedule.order
-        colors = list(zip(*intervals.reshape(*intervals.shape[:2], -1), strict=True))
+        left, length = intervals.reshape(*intervals.shape[:2], -1).take(order, 2)
         coder = IntervalCoder()
-        for step in reversed(range(schedule.steps)):
-            places = order[begins[step] : begins[step + 1]]
-            if len(places):
-                for left, length in reversed(colors):
-                    coder.push(left.take(places), length.take(places))
+        steps = [(a, b) for a, b in pairwise(begins.tolist()) if a < b]
+        colors = range(len(left))
+        blocks = (slice(c * len(order) + a, c * len(order) + b) for a, b in reversed(steps) for c in reversed(colors))
+        coder.push_blocks(left.ravel(), length.ravel(), blocks)
         return coder.to_bytes(), coder.bits
 
     # decoding

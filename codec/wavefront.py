@@ -69,13 +69,12 @@ class Schedule:
     @cached_property
     def order(self) -> tuple[Index, Index]:
         """Positions in (tiles, height, width) of all pixels in coding order, and where each step begins in it."""
-        found = []
-        for step in range(self.steps):
-            lanes = self.lanes(step)
-            first = np.arange(len(self.tiles))[:, None] * (self.height * self.width)
-            place = first + np.arange(lanes.start, lanes.stop) * (self.width - self.lag) + step
-            found.append(place.ravel() if self.uniform else place[self.valid(step, lanes)])
-        return np.concatenate(found), np.cumsum([0, *map(len, found)])
+        row, column = np.arange(self.height)[:, None], np.arange(self.width)
+        own = (column < self.widths[..., None]) & (row < self.heights[..., None])
+        position = np.flatnonzero(own)
+        step = (column + self.lag * row).astype(np.int16).ravel().take(position % own[0].size)
+        begins = np.cumsum([0, *np.bincount(step, minlength=self.steps)])
+        return position.take(np.argsort(step, kind="stable")), begins
 
 
 class History:
