@@ -97,19 +97,26 @@ def pool_sums(energies: Array, valid: Mask, geometry: Geometry) -> tuple[Array, 
     """
     g = geometry
     height, width = valid.shape[1:]
-    ahead = g.lag - 2 + g.pool_rows
-    # of the pixels left of each column: how many they are, and their energies
-    total = np.zeros((1 + len(energies), len(valid), height, 1 + width + ahead), np.float32)
-    total[0, ..., 1 : 1 + width], total[1:, ..., 1 : 1 + width] = valid, energies
-    np.cumsum(total, axis=-1, out=total)
-    left = total[..., :width].copy()
-    left[..., g.row_pool :] -= total[..., : max(0, width - g.row_pool)]
-    runs = total[..., 1:].copy()
-    runs[..., g.pool_columns - 1 :] -= total[..., : max(0, width + ahead + 1 - g.pool_columns)]
-    above = np.zeros_like(runs[..., g.lag - 1 :])
-    above[:, :, 1:] = runs[:, :, :-1, g.lag - 1 :]
+    before, ahead = max(g.row_pool, g.pool_columns - g.lag), g.lag - 2 + g.pool_rows
+    # how many pixels there are, and their energies, with the margins that windows reach
+    canvas = np.zeros((1 + len(energies), len(valid), height, before + width + ahead), np.float32)
+    inner = canvas[..., before : before + width]
+    inner[0], inner[1:] = valid, energies
+    left = row_sums(canvas[..., before - g.row_pool : before + width - 1], g.row_pool)
+    runs = row_sums(canvas[..., before + g.lag - g.pool_columns :], g.pool_columns)
+    above = np.zeros_like(runs)
+    above[:, :, 1:] = runs[:, :, :-1]
     area = diagonal_sums(above, g.pool_rows)[..., :width]
     return np.concatenate([left[1:], area[1:]]), np.maximum(np.stack([left[0], area[0]]), 1)
+
+
+def row_sums(values: Array, count: int) -> Array:
+    """Sums of `count` neighbors of a row each, for every place that has so many from there on to the right."""
+    if count == 1:
+        return values
+    half = row_sums(values, count // 2)
+    both = half[..., : -(count // 2)] + half[..., count // 2 :]
+    return both[..., :-1] + values[..., count - 1 :] if count % 2 else both
 
 
 def diagonal_sums(values: Array, count: int) -> Array:
