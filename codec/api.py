@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from gencodec.codec import choice, ordinary, samples
 from gencodec.codec import container as gnc
-from gencodec.codec import ordinary, samples
 from gencodec.codec.atomic import write_file
 from gencodec.codec.codecs import LOSSY
 from gencodec.codec.container import Coder, Container, Header, ModelRef, Section, SectionKind
@@ -97,9 +97,9 @@ def compress(
 
     `image`: an Image; an array of shape (H, W) or (H, W, C) and dtype bool, uint8 or uint16; or an image
     file as a path, an open binary file or bytes. `model` is a model's name or alias, or the path of an
-    exported ONNX file, by default `photo` or, with loss, `nvae-lossy`; by its alias `photo`, pictures that were made of
-    luma and chroma codes get the model for those. `effort` from 1 to 9: how long a lossless model is fitted to the
-    image, from not at all to as long as it pays.
+    exported ONNX file, by default `photo` or, with loss, `nvae-lossy`; `photo` is one of several models: there is one
+    for pictures that were made of luma and chroma codes, and of each a quick one for effort 1 and for large images.
+    `effort` from 1 to 9: how long a lossless model is fitted to the image, from not at all to as long as it pays.
 
     A `quality` from 1 to 100, a `target_bpp` in bits a pixel of the whole file, or a `target_psnr`, the least PSNR in
     dB, codes with loss, but alpha without; where a lossless file would be no larger, it is lossless.
@@ -121,10 +121,12 @@ def compress(
         return coded or compress(image, threads=threads, device=device, progress=progress, note=note)
     if wish.given:
         raise UsageError(f"the model {model} codes without loss; a quality or target is for others")
-    # a model that is asked for by its full name codes colors as they are
-    other = card.for_codes if model in card.aliases else ""
-    for_codes = partial(load, runtime.find_model(other)) if other else None
     image = _as_image(image, allow_lossy)
+    # a model that is asked for by more than its family's name codes all colors as they are, whatever time it takes
+    if model == card.family and card.quick and choice.wants_quick(image.width * image.height, effort):
+        card = runtime.find_model(card.quick)
+    other = card.for_codes if model == card.family else ""
+    for_codes = partial(load, runtime.find_model(other)) if other else None
     means = samples.Means(partial(load, card), for_codes, effort, always=card.family not in ("", DEFAULT_FAMILY))
     coded = samples.encode(image.pixels, means, samples.Listener(progress, note))
     file = gnc.write(

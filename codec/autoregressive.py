@@ -26,7 +26,6 @@ from gencodec.codec.photo import (
     Group,
     GroupCoders,
     Index,
-    Intervals,
     Pixels,
     Progress,
     Tracker,
@@ -95,7 +94,7 @@ class AutoregressiveCodec:
 
     # encoding
 
-    def intervals(self, tiles: Array, colors: int) -> Intervals:
+    def intervals(self, tiles: Array, colors: int) -> NDArray[np.int32]:
         """Beginnings and lengths of all symbols of `tiles` (height, width, 3, n): (2, colors, height, width, n)."""
         height, width, _, count = tiles.shape
         result = np.empty((2, colors, height, width, count), np.int32)

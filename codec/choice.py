@@ -1,4 +1,4 @@
-"""The choice between the neural codec and ordinary coders.
+"""The choice between the neural codec and ordinary coders, and between a quick network and a better one.
 
 The smaller of the two is never worse than WebP lossless at full effort, or than PNG where WebP cannot hold
 the samples. Full effort is slow (0.05 MP/s on photographs), so that quick efforts tell first whether it
@@ -42,6 +42,16 @@ MANY_REPEATS = 0.4
 DRAWN_RATE = 0.5
 """Images with more repeats than that, and fewer bits a sample by a quick WebP, are drawn, not photographed:
 for ordinary coders. Photographs with flat grounds take more bits."""
+
+
+QUICK_PIXELS = 1 << 22
+"""Larger images get the quick model, up to QUICK_EFFORT: it keeps the time for 12 megapixels near JPEG XL's."""
+QUICK_EFFORT = 5
+
+
+def wants_quick(pixels: int, effort: int) -> bool:
+    """Whether an image of so many pixels is for the quick one of a family's models, at an effort from 1 to 9."""
+    return effort == 1 or (effort <= QUICK_EFFORT and pixels > QUICK_PIXELS)
 
 
 def suits_model(color: Pixels) -> bool:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from gencodec.codec import features
 from gencodec.codec.coder import IntervalCoder
 from gencodec.codec.network import Array, Hidden, Neighborhood, Network
-from gencodec.codec.tables import Tables
+from gencodec.codec.tables import TOTAL_BITS, Tables
 from gencodec.codec.tiling import Box, Tiling
 from gencodec.codec.wavefront import Schedule, Wavefront
 from gencodec.errors import InvalidFile
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 Index = NDArray[np.int64]
-Intervals = NDArray[np.int32]
-"""Beginnings and lengths of intervals, (2, colors, ...)."""
+Intervals = NDArray[np.uint32]
+"""Intervals out of 2**16, shorter than that: their beginnings in the upper 16 bits, their lengths in the lower ones."""
 Progress = Callable[[float], None]
 
 HEADER = struct.Struct("<HHBB")
@@ -94,15 +94,14 @@ class PhotoCodec:
     # encoding
 
     def put_intervals(self, pixels: Pixels, box: Box, result: Intervals) -> None:
-        """Find the intervals of all symbols of one tile: `result` is (2, colors, height, width) of the largest tile."""
-        extent = (result.shape[2], result.shape[3])
+        """Find the intervals of all symbols of one tile: `result` is (colors, height, width) of the largest tile."""
+        extent = (result.shape[1], result.shape[2])
         tile, valid = gathered(pixels, box, extent)
         for band, distributions in self.bands(tile, valid, pixels.shape[2]):
             for color, d in enumerate(distributions):
                 level = tile[color, 0, band].ravel().astype(np.int64)
                 left, length = self.tables.interval(level, d.mean, d.scale, d.shape)
-                result[0, color, band] = left.reshape(-1, extent[1])
-                result[1, color, band] = length.reshape(-1, extent[1])
+                result[color, band] = (left << TOTAL_BITS | length).reshape(-1, extent[1])
 
     def bands(
         self, tile: Array, valid: NDArray[np.bool_], colors: int
@@ -141,15 +140,14 @@ class PhotoCodec:
     def push(self, schedule: Schedule, intervals: Intervals) -> tuple[bytes, float]:
         """The stream of a group's symbols, and its length in bits by the model's own probabilities.
 
-        `intervals`: (2, colors, tiles, height, width).
+        `intervals`: (colors, tiles, height, width).
         """
         order, begins = schedule.order
-        left, length = intervals.reshape(*intervals.shape[:2], -1).take(order, 2)
+        symbols = intervals.reshape(len(intervals), -1).take(order, 1)
+        starts = begins[-2::-1, None] + len(order) * np.arange(len(symbols))[::-1]
+        lengths = np.diff(begins)[::-1, None]
         coder = IntervalCoder()
-        steps = [(a, b) for a, b in pairwise(begins.tolist()) if a < b]
-        colors = range(len(left))
-        blocks = (slice(c * len(order) + a, c * len(order) + b) for a, b in reversed(steps) for c in reversed(colors))
-        coder.push_blocks(left.ravel(), length.ravel(), blocks)
+        coder.push_blocks(symbols.ravel(), starts.ravel(), np.broadcast_to(lengths, starts.shape).ravel())
         return coder.to_bytes(), coder.bits
 
     # decoding
@@ -288,9 +286,9 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
 
         def begun(group: Box) -> tuple[Schedule, Intervals, list[Future[None]]]:
             schedule = Schedule.of(list(tiling.tiles(group)), codec.network.geometry.lag)
-            found = np.zeros((2, pixels.shape[2], len(schedule.tiles), schedule.height, schedule.width), np.int32)
+            found = np.zeros((pixels.shape[2], len(schedule.tiles), schedule.height, schedule.width), np.uint32)
             jobs = [
-                pool.submit(codec.put_intervals, pixels, tile, found[:, :, i]) for i, tile in enumerate(schedule.tiles)
+                pool.submit(codec.put_intervals, pixels, tile, found[:, i]) for i, tile in enumerate(schedule.tiles)
             ]
             return schedule, found, jobs
 

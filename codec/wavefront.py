@@ -8,7 +8,7 @@ neighbor (rows up, columns beside) of all pixels of step t is one slice, `histor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,15 +66,23 @@ class Schedule:
         row = np.arange(lanes.start, lanes.stop)
         return (step - self.lag * row < self.widths) & (row < self.heights)
 
-    @cached_property
+    @property
     def order(self) -> tuple[Index, Index]:
         """Positions in (tiles, height, width) of all pixels in coding order, and where each step begins in it."""
-        row, column = np.arange(self.height)[:, None], np.arange(self.width)
-        own = (column < self.widths[..., None]) & (row < self.heights[..., None])
-        position = np.flatnonzero(own)
-        step = (column + self.lag * row).astype(np.int16).ravel().take(position % own[0].size)
-        begins = np.cumsum([0, *np.bincount(step, minlength=self.steps)])
-        return position.take(np.argsort(step, kind="stable")), begins
+        return coding_order(tuple((t.height, t.width) for t in self.tiles), self.lag)
+
+
+@lru_cache(maxsize=4)
+def coding_order(tiles: tuple[tuple[int, int], ...], lag: int) -> tuple[Index, Index]:
+    """The order of `Schedule` for tiles of these heights and widths: a picture's groups are mostly alike."""
+    heights, widths = np.array(tiles).T[..., None, None]
+    row, column = np.arange(heights.max())[:, None], np.arange(widths.max())
+    own = (column < widths) & (row < heights)
+    position = np.flatnonzero(own)
+    step = (column + lag * row).astype(np.int16)
+    step_of = step.ravel().take(position % step.size)
+    begins = np.cumsum([0, *np.bincount(step_of, minlength=int(step.max()) + 1)])
+    return position.take(np.argsort(step_of, kind="stable")), begins
 
 
 class History:

@@ -12,7 +12,7 @@ from gencodec.codec import codecs, lossy
 from gencodec.codec.api import DEFAULT_EFFORT
 from gencodec.errors import UsageError
 from gencodec.evaluation.protocol import Estimate, Options
-from gencodec.runtime.registry import UNREGISTERED
+from gencodec.runtime.registry import UNREGISTERED, models_behind
 
 if TYPE_CHECKING:
     from gencodec.codec.image import Image
@@ -38,9 +38,9 @@ class Own:
     @property
     def settings(self) -> str:
         rate = f"effort {self.effort}" if self.quality is None else f"quality {self.quality:g}"
-        weights = self.card.sha256[:16]
+        models = ", ".join(f"{c.name}, weights {c.sha256[:16]}" for c in models_behind(self.model))
         threads, device = self.options.threads, self.options.device
-        return f"{self.card.name}, weights {weights}, {rate}, {threads} threads, device {device}"
+        return f"{models}, {rate}, {threads} threads, device {device}"
 
     @property
     def lossless(self) -> bool:

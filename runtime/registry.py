@@ -37,6 +37,8 @@ class ModelCard:
     aliases: tuple[str, ...] = field(default=())
     for_codes: str = ""
     """The model to take in its place for pictures that were made of luma and chroma codes."""
+    quick: str = ""
+    """The smaller model to take in its place where there is little time for each pixel."""
     stated_family: str = ""
     """What an exported file says of itself."""
 
@@ -238,6 +240,15 @@ def find_model(name: str | Path) -> ModelCard:
         return _card_of_file(path)
     known = [n for card in MODELS for n in (card.name, *card.aliases)]
     raise unknown_name("model", str(name), known)
+
+
+def models_behind(name: str | Path) -> list[ModelCard]:
+    """The model of a name, and those that may take its place where it is the name of a family. Raises `UsageError`."""
+    found = [find_model(name)]
+    if name == found[0].family:
+        for card in found:
+            found += [find_model(other) for other in (card.for_codes, card.quick) if other]
+    return found
 
 
 def model_for(wire_id: int, weights_prefix: bytes, extra: ModelCard | None = None) -> ModelCard:

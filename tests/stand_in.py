@@ -24,6 +24,7 @@ class Card:
     wire_id: int = 0xFFFE
     sha256: str = WEIGHTS
     for_codes: str = ""
+    quick: str = ""
     family: str = "photo"
 
     @property
