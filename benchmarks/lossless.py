@@ -42,7 +42,12 @@ def models(args: argparse.Namespace) -> list[str]:
     """The model, at other efforts too, and by its full name, by which it does not look for color codes."""
     card = runtime.find_model(args.model)
     plain = [card.name] if args.efforts and card.for_codes and args.model != card.name else []
-    return [args.model, *(f"{args.model}@{effort}" for effort in args.efforts), *plain]
+    return [*by_effort(args), *plain]
+
+
+def by_effort(args: argparse.Namespace) -> list[str]:
+    """The model at the default effort and at others."""
+    return [args.model, *(f"{args.model}@{effort}" for effort in args.efforts)]
 
 
 def measure(args: argparse.Namespace) -> tuple[Results, dict[str, Any]]:
@@ -55,7 +60,7 @@ def measure(args: argparse.Namespace) -> tuple[Results, dict[str, Any]]:
     first = [picture for picture in pictures if picture.group == pictures[0].group]
     whole = not args.sets_only
     return results, {
-        "large": large.speed(first, contenders.entries(models(args)[:2], [REFERENCE], options), options)
+        "large": large.speed(first, contenders.entries(by_effort(args), [REFERENCE], options), options)
         if whole
         else None,
         "memory": large.memory(first, options) if whole else None,
@@ -106,8 +111,8 @@ def legend(results: Results, first: str) -> str:
         f"Bits per sub-pixel of whole files, mean over the images; in brackets, bytes relative to {REFERENCE}, JPEG XL"
         f" at effort 7, over the same images. Speeds on {first}, in brackets relative to {REFERENCE}. All of one run,"
         f" {results.settings['threads']} threads for gencodec and JPEG XL, on {machine['processor']},"
-        f" {machine['cores']} cores; every file decoded and compared. `photo@1`: at effort 1; `photo-base.2`: without"
-        " looking for color codes. Made by `benchmarks/lossless.py`."
+        f" {machine['cores']} cores; every file decoded and compared. `photo@1`: at effort 1;"
+        f" `{runtime.find_model('photo').name}`: without looking for color codes. Made by `benchmarks/lossless.py`."
     )
 
 

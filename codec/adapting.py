@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 STEPS = (0, 20, 40, 80, 120, 180, 280, 450, 800)
 """Of gradient descent, by effort from 1 to 9."""
-RATE = 7e-3
-"""What a weight changes by at a step, at first; it falls to zero in a straight line."""
+RATE = 0.0485
+"""What a weight changes by at a step, at first, times the root of the widest layer's rows; it falls in a straight line
+to zero."""
 SLOW = 120
 """Fewer steps than this begin slower: they have no time to settle."""
 WARMUP = 10
 """Steps in which the rate rises."""
-PRICE = 1.75
+PRICE = 2.0
 """Weight of the changes' bits in the loss: more than 1, since what they gain on some pixels is less on the others."""
 PARTS = 4
 """Batches of a step, which run side by side: each is small enough for a core's cache."""
@@ -185,7 +186,8 @@ class Adapter:
 
     def run(self, steps: int, report: Report | None = None) -> None:
         """Go so many steps."""
-        rate = RATE * min(1.0, math.sqrt(steps / SLOW))
+        width = max(len(fit.start) for fit in self.fits)
+        rate = RATE / math.sqrt(width) * min(1.0, math.sqrt(steps / SLOW))
         for index in range(steps):
             bits, gradients = self.gradients()
             pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)

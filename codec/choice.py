@@ -22,18 +22,21 @@ GREY_LEVELS = 16
 coders, which write them as a palette."""
 
 # The probe factors. Evidence, all as (WebP at quality 100, method 6) / (the quick WebP):
-#   quality 20, method 1, of b bytes a raw byte: 0.83 to 0.98 on 37 photographs of Kodak and gb82, growing
-#     with b; 0.765 + 0.28 b, the bound used here, was below every one of them, and is capped for pictures
+#   quality 20, method 1, of b bytes a raw byte: 0.82 to 0.98 on the 49 photographs of Kodak and gb82, growing
+#     with b; 0.755 + 0.28 b, the bound used here, was below every one of them, and is capped for pictures
 #     that are mostly noise. Where runs of pixels recur (FEW_REPEATS) the bound does not hold: 0.57 to 0.86
 #     on screenshots.
-#   quality 75, method 2: 0.95 to 0.99 on 18 of the same photographs, 0.92 to 0.99 on 14 grey ones,
-#     screenshots and renders.
+#   quality 75, method 2, of b bytes a raw byte: 0.94 to 1.00 on these photographs, but 0.90 on one of b = 0.21,
+#     and 0.92 to 0.99 on 14 grey ones, screenshots and renders; 0.83 + 0.3 b, capped, was below all photographs.
 # The neural codec, taken as 0.97 of JPEG XL at effort 7, is below the bound on most photographs, which then
 # cost one probe, of 9 MP/s on one core; the others cost a second one, of 2.7 MP/s.
-QUICK_FACTOR = 0.765
+QUICK_FACTOR = 0.755
 QUICK_SLOPE = 0.28
 QUICK_MOST = 0.91
-CLOSE_FACTOR = 0.91
+CLOSE_FACTOR = 0.83
+CLOSE_SLOPE = 0.3
+CLOSE_MOST = 0.945
+PNG_FACTOR = 0.91
 
 PROBED_PIXELS = 1 << 15
 """Smaller images are compared in full, which takes a second: icons vary too much for a probe."""
@@ -68,13 +71,10 @@ def suits_model(color: Pixels) -> bool:
 
 def sure_size(pixels: Pixels) -> float:
     """Bytes below which a file is surely smaller than WebP's at full effort, as far as one quick look tells."""
-    height, width, channels = pixels.shape
+    height, width, _ = pixels.shape
     if height * width < PROBED_PIXELS or not ordinary.fits_webp(pixels) or repeated_share(pixels) >= FEW_REPEATS:
         return 0.0
-    quick = ordinary.quick_webp(pixels)
-    # WebP writes grey as three channels.
-    raw = height * width * max(channels, 3)
-    return min(QUICK_MOST, QUICK_FACTOR + QUICK_SLOPE * quick / raw) * quick
+    return _below(ordinary.quick_webp(pixels), pixels, QUICK_FACTOR, QUICK_SLOPE, QUICK_MOST)
 
 
 def model_wins(pixels: Pixels, size: int, sure: float) -> bool:
@@ -85,8 +85,15 @@ def model_wins(pixels: Pixels, size: int, sure: float) -> bool:
     if pixels.shape[0] * pixels.shape[1] < PROBED_PIXELS:
         return False
     if not ordinary.fits_webp(pixels):
-        return size < CLOSE_FACTOR * len(ordinary.encode_png(pixels, level=6))
-    return size < sure or size < CLOSE_FACTOR * ordinary.close_webp(pixels)
+        return size < PNG_FACTOR * len(ordinary.encode_png(pixels, level=6))
+    return size < sure or size < _below(ordinary.close_webp(pixels), pixels, CLOSE_FACTOR, CLOSE_SLOPE, CLOSE_MOST)
+
+
+def _below(probed: int, pixels: Pixels, factor: float, slope: float, most: float) -> float:
+    """Bytes that WebP at full effort surely takes, by the size of a probe and what that is of the raw samples."""
+    height, width, channels = pixels.shape
+    raw = height * width * max(channels, 3)  # WebP writes grey as three channels
+    return min(most, factor + slope * probed / raw) * probed
 
 
 def _has_few_colors(color: Pixels, limit: int) -> bool:

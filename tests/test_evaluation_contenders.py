@@ -101,7 +101,9 @@ def test_models_are_contenders_at_an_effort_or_at_qualities(monkeypatch: pytest.
     entries = contenders.entries(["photo@1", "nice"], ["jxl-e3", "jpeg"], OPTIONS)
     assert [entry.name for entry in entries[:4]] == ["photo@1", "nice", "jxl-e3", "jpeg 5"]
     assert ours.make("photo@1", None, OPTIONS).effort == 1
-    assert "photo-base.2" in ours.make("photo@1", None, OPTIONS).settings
+    settings = ours.make("photo@1", None, OPTIONS).settings
+    assert all(name in settings for name in ("photo-base.3", "photo-codes.1", "photo-quick.1", "photo-quickcodes.1"))
+    assert ours.make("photo-base.3", None, OPTIONS).settings.startswith("photo-base.3, weights ")
     sent = {}
     monkeypatch.setattr(ours.gencodec, "compress", lambda image, **options: sent.update(options) or b"")
     (first, second) = contenders.entries(["beta-vae"], [], Options(qualities=(20, 80)))

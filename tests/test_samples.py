@@ -43,7 +43,7 @@ def model_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, tiny_file: Path, adaptive_file: Path) -> None:
-    """Models as they ship: `own` for colors, with another one, which adapts, for codes."""
+    """Models as they ship: `own` for colors, others for codes, which adapts, and for little time."""
     cards = [
         replace(
             registry.MODELS[0],
@@ -53,10 +53,13 @@ def installed(monkeypatch: pytest.MonkeyPatch, tiny_file: Path, adaptive_file: P
             sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
             aliases=aliases,
             for_codes=for_codes,
+            quick=quick,
         )
-        for name, wire_id, file, aliases, for_codes in (
-            ("photo-own.1", 60001, tiny_file, ("own",), "photo-owncodes.1"),
-            ("photo-owncodes.1", 60002, adaptive_file, (), ""),
+        for name, wire_id, file, aliases, for_codes, quick in (
+            ("photo-own.1", 60001, tiny_file, ("own",), "photo-owncodes.1", "photo-ownquick.1"),
+            ("photo-owncodes.1", 60002, adaptive_file, (), "", ""),
+            ("photo-ownquick.1", 60003, tiny_file, (), "photo-quickcodes.1", ""),
+            ("photo-quickcodes.1", 60004, adaptive_file, (), "", ""),
         )
     ]
     monkeypatch.setattr(registry, "MODELS", (*registry.MODELS, *cards))
@@ -77,7 +80,8 @@ def test_color_codes_are_coded_by_their_own_model(effort: int, colors: int) -> N
     expected = [SectionKind.COLOR, SectionKind.ALPHA, SectionKind.ADAPTATION, SectionKind.CODES]
     assert kinds(data) == [kind for kind in expected if kind not in absent]
     found = gencodec.info(data)
-    assert (found.version, found.model, found.color_codes) == (2, "photo-owncodes.1", SYSTEMS[1].name)
+    model = "photo-quickcodes.1" if effort == 1 else "photo-owncodes.1"
+    assert (found.version, found.model, found.color_codes) == (2, model, SYSTEMS[1].name)
     assert found.sections[-1].coder is Coder.RAW
     assert gencodec.decompress(data, threads=2, device="cpu") == Image.from_array(picture)
     for x, y, width, height in ((11, 7, 1, 1), (90, 20, 40, 44)):
@@ -105,8 +109,29 @@ def test_colors_stay_colors(model: str) -> None:
         data = gencodec.compress(pixels, model=model, effort=1, threads=1, device="cpu")
         found = gencodec.info(data)
         assert kinds(data) == [SectionKind.COLOR]
-        assert (found.version, found.model, found.color_codes) == (1, "photo-own.1", None)
+        expected = "photo-ownquick.1" if model == "own" else "photo-own.1"
+        assert (found.version, found.model, found.color_codes) == (1, expected, None)
         np.testing.assert_array_equal(gencodec.decompress(data, threads=1, device="cpu").pixels, pixels)
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("model", "effort", "large", "expected"),
+    [
+        ("own", 1, False, "photo-ownquick.1"),
+        ("own", 2, False, "photo-own.1"),
+        ("own", 5, True, "photo-ownquick.1"),
+        ("own", 6, True, "photo-own.1"),
+        ("photo-own.1", 1, True, "photo-own.1"),
+    ],
+)
+def test_little_time_is_for_the_quick_model(
+    monkeypatch: pytest.MonkeyPatch, model: str, effort: int, large: bool, expected: str
+) -> None:
+    pixels = np.ascontiguousarray(made_of_codes()[..., 1:2])
+    monkeypatch.setattr(choice, "QUICK_PIXELS", pixels.size - large)
+    data = gencodec.compress(pixels, model=model, effort=effort, threads=1, device="cpu")
+    assert gencodec.info(data).model == expected
 
 
 @pytest.mark.parametrize("suits", [True, False])
