@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 STEPS = (0, 20, 40, 80, 120, 180, 280, 450, 800)
 """Of gradient descent, by effort from 1 to 9."""
 RATE = 0.0485
-"""What a weight changes by at a step, at first, times the root of the widest layer's rows; it falls in a straight line
-to zero."""
+"""What a weight changes by at a step, at first, times the root of the widest layer's rows, or of NARROW if these are
+fewer; it falls to zero in a straight line."""
+NARROW = 32
 SLOW = 120
 """Fewer steps than this begin slower: they have no time to settle."""
 WARMUP = 10
@@ -186,7 +187,7 @@ class Adapter:
 
     def run(self, steps: int, report: Report | None = None) -> None:
         """Go so many steps."""
-        width = max(len(fit.start) for fit in self.fits)
+        width = max(NARROW, *(len(fit.start) for fit in self.fits))
         rate = RATE / math.sqrt(width) * min(1.0, math.sqrt(steps / SLOW))
         for index in range(steps):
             bits, gradients = self.gradients()
