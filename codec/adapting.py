@@ -54,7 +54,7 @@ REFERENCE = 1 << 18
 """Pixels of the picture that changes of coarseness 0 are for."""
 SPREAD = 0.05
 """Where the price of a change, in steps, turns from a parabola to a straight line."""
-CHECKED = 16 * PARTS
+CHECKED = 8 * PARTS
 """Batches that tell whether adapting has paid."""
 
 Index = NDArray[np.int64]

@@ -75,6 +75,7 @@ MODELS: tuple[ModelCard, ...] = (
         paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
         aliases=("photo", "photo-base"),
         for_codes="photo-codes.1",
+        quick="photo-quick.1",
     ),
     ModelCard(
         name="photo-codes.1",
@@ -98,6 +99,17 @@ MODELS: tuple[ModelCard, ...] = (
         paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
         aliases=("photo-quick",),
         for_codes="photo-quickcodes.1",
+    ),
+    ModelCard(
+        name="photo-quickcodes.1",
+        wire_id=6,
+        sha256="0b45b50b4055271cd9b9b76b1a5ff397a10a5650390342be28670579561478ce",
+        file=WEIGHTS / "photo-quickcodes.1.onnx",
+        summary="photo-quick.1's network for luma and chroma codes",
+        licence="Apache-2.0",
+        data="749 openly licensed photographs, rescaled, toned and noisy at random, as codes of Photo CD and JPEG",
+        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        aliases=("photo-quickcodes",),
     ),
     ModelCard(
         name="pixelcnn-base.1",
