@@ -97,8 +97,8 @@ def compress(
 
     `image`: an Image; an array of shape (H, W) or (H, W, C) and dtype bool, uint8 or uint16; or an image
     file as a path, an open binary file or bytes. `model` is a model's name or alias, or the path of an
-    exported ONNX file, by default `photo` or, with loss, `nvae-lossy`; `photo` stands for several models: one is
-    for pictures that were made of luma and chroma codes, and each has a quick one for effort 1 and for large images.
+    exported ONNX file, by default `photo` or, with loss, `nvae-lossy`; `photo` stands for several models: for effort 1,
+    for large images up to effort 5, for all others, and for pictures that were made of luma and chroma codes.
     `effort` from 1 to 9: how long a lossless model is fitted to the image, from not at all to as long as it pays.
 
     A `quality` from 1 to 100, a `target_bpp` in bits a pixel of the whole file, or a `target_psnr`, the least PSNR in
@@ -124,8 +124,8 @@ def compress(
     image = _as_image(image, allow_lossy)
     # a model that is asked for by its full name codes all pictures, and their colors as they are
     by_alias = model in card.aliases
-    if by_alias and card.quick and choice.wants_quick(image.width * image.height, effort):
-        card = runtime.find_model(card.quick)
+    if by_alias:
+        card = runtime.find_model(choice.model_for(card, image.width * image.height, effort))
     other = card.for_codes if by_alias else ""
     for_codes = partial(load, runtime.find_model(other)) if other else None
     means = samples.Means(partial(load, card), for_codes, effort, always=card.family not in ("", DEFAULT_FAMILY))

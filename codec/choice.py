@@ -1,4 +1,4 @@
-"""The choice between the neural codec and ordinary coders, and between a quick network and a better one.
+"""The choice between the neural codec and ordinary coders, and between a family's models.
 
 The smaller of the two is never worse than WebP lossless at full effort, or than PNG where WebP cannot hold
 the samples. Full effort is slow (0.05 MP/s on photographs), so that quick efforts tell first whether it
@@ -7,11 +7,16 @@ could win.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from gencodec.codec import ordinary
 from gencodec.codec.image import Pixels
 from gencodec.codec.repeats import BAND_PIXELS, FEW_REPEATS, repeated_share
+
+if TYPE_CHECKING:
+    from gencodec.runtime import ModelCard
 
 LEAST_SIDE = 32
 """Images narrower or lower than this are left to ordinary coders: a network has too little to go by."""
@@ -47,14 +52,18 @@ DRAWN_RATE = 0.5
 for ordinary coders. Photographs with flat grounds take more bits."""
 
 
-QUICK_PIXELS = 1 << 22
-"""Larger images get the quick model, up to QUICK_EFFORT: it keeps the time for 12 megapixels near JPEG XL's."""
-QUICK_EFFORT = 5
+LARGE_PIXELS = 1 << 22
+"""Images with more pixels get a family's model for large ones, up to LARGE_EFFORT: a smaller one, fitted, which takes
+about as long as JPEG XL."""
+LARGE_EFFORT = 5
 
 
-def wants_quick(pixels: int, effort: int) -> bool:
-    """Whether an image of so many pixels is for the quick one of a family's models, at an effort from 1 to 9."""
-    return effort == 1 or (effort <= QUICK_EFFORT and pixels > QUICK_PIXELS)
+def model_for(card: ModelCard, pixels: int, effort: int) -> str:
+    """The name of the model that codes an image of so many pixels for the family whose best one is `card`."""
+    if effort == 1:
+        return card.quick or card.name
+    large = effort <= LARGE_EFFORT and pixels > LARGE_PIXELS
+    return (card.large if large else "") or card.name
 
 
 def suits_model(color: Pixels) -> bool:

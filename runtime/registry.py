@@ -38,7 +38,9 @@ class ModelCard:
     for_codes: str = ""
     """The model that its aliases stand for where pictures were made of luma and chroma codes."""
     quick: str = ""
-    """The smaller model that its aliases stand for where there is little time for each pixel."""
+    """The smaller model that its aliases stand for at effort 1."""
+    large: str = ""
+    """The smaller model that its aliases stand for where pictures have many pixels, by which it is fitted."""
     stated_family: str = ""
     """What an exported file says of itself."""
 
@@ -75,7 +77,7 @@ MODELS: tuple[ModelCard, ...] = (
         paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
         aliases=("photo", "photo-base"),
         for_codes="photo-codes.1",
-        quick="photo-quick.1",
+        quick="photo-small.1",
     ),
     ModelCard(
         name="photo-codes.1",
@@ -89,27 +91,27 @@ MODELS: tuple[ModelCard, ...] = (
         aliases=("photo-codes",),
     ),
     ModelCard(
-        name="photo-quick.1",
+        name="photo-small.1",
         wire_id=5,
         sha256="75a424da6562ec66b929afa051717e3a34ee4b12b3e7974960d8bce29a10da64",
-        file=WEIGHTS / "photo-quick.1.onnx",
+        file=WEIGHTS / "photo-small.1.onnx",
         summary="lossless photographs: photo's network of a third the size, for effort 1 and for large pictures",
         licence="Apache-2.0",
         data=PHOTOGRAPHS,
         paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
-        aliases=("photo-quick",),
-        for_codes="photo-quickcodes.1",
+        aliases=("photo-small",),
+        for_codes="photo-smallcodes.1",
     ),
     ModelCard(
-        name="photo-quickcodes.1",
+        name="photo-smallcodes.1",
         wire_id=6,
         sha256="0b45b50b4055271cd9b9b76b1a5ff397a10a5650390342be28670579561478ce",
-        file=WEIGHTS / "photo-quickcodes.1.onnx",
-        summary="photo-quick.1's network for luma and chroma codes",
+        file=WEIGHTS / "photo-smallcodes.1.onnx",
+        summary="photo-small.1's network for luma and chroma codes",
         licence="Apache-2.0",
         data="749 openly licensed photographs, rescaled, toned and noisy at random, as codes of Photo CD and JPEG",
         paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
-        aliases=("photo-quickcodes",),
+        aliases=("photo-smallcodes",),
     ),
     ModelCard(
         name="pixelcnn-base.1",
@@ -271,7 +273,8 @@ def models_behind(name: str | Path) -> list[ModelCard]:
     found = [find_model(name)]
     if name in found[0].aliases:
         for card in found:
-            found += [find_model(other) for other in (card.for_codes, card.quick) if other]
+            others = (find_model(other) for other in (card.for_codes, card.quick, card.large) if other)
+            found += [other for other in others if other not in found]
     return found
 
 

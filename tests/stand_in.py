@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gencodec.codec import bitsback  # noqa: F401  # loaded before the modules that it needs are replaced
 from gencodec.errors import InvalidFile, UnknownModel, UsageError
 
 WEIGHTS = "5e" * 32
@@ -25,6 +26,7 @@ class Card:
     sha256: str = WEIGHTS
     for_codes: str = ""
     quick: str = ""
+    large: str = ""
     family: str = "photo"
 
     @property

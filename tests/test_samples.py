@@ -43,7 +43,7 @@ def model_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, tiny_file: Path, adaptive_file: Path) -> None:
-    """Models as they ship: `own` for colors, others for codes, which adapts, and for little time."""
+    """Models as they ship: `own` for colors, others for codes, which adapt, for little time and for large pictures."""
     cards = [
         replace(
             registry.MODELS[0],
@@ -54,12 +54,14 @@ def installed(monkeypatch: pytest.MonkeyPatch, tiny_file: Path, adaptive_file: P
             aliases=aliases,
             for_codes=for_codes,
             quick=quick,
+            large=large,
         )
-        for name, wire_id, file, aliases, for_codes, quick in (
-            ("photo-own.1", 60001, tiny_file, ("own",), "photo-owncodes.1", "photo-ownquick.1"),
-            ("photo-owncodes.1", 60002, adaptive_file, (), "", ""),
-            ("photo-ownquick.1", 60003, tiny_file, (), "photo-quickcodes.1", ""),
-            ("photo-quickcodes.1", 60004, adaptive_file, (), "", ""),
+        for name, wire_id, file, aliases, for_codes, quick, large in (
+            ("photo-own.1", 60001, tiny_file, ("own",), "photo-owncodes.1", "photo-ownquick.1", "photo-ownlarge.1"),
+            ("photo-owncodes.1", 60002, adaptive_file, (), "", "", ""),
+            ("photo-ownquick.1", 60003, tiny_file, (), "photo-quickcodes.1", "", ""),
+            ("photo-quickcodes.1", 60004, adaptive_file, (), "", "", ""),
+            ("photo-ownlarge.1", 60005, tiny_file, (), "photo-quickcodes.1", "", ""),
         )
     ]
     monkeypatch.setattr(registry, "MODELS", (*registry.MODELS, *cards))
@@ -120,16 +122,18 @@ def test_colors_stay_colors(model: str) -> None:
     [
         ("own", 1, False, "photo-ownquick.1"),
         ("own", 2, False, "photo-own.1"),
-        ("own", 5, True, "photo-ownquick.1"),
+        ("own", 1, True, "photo-ownquick.1"),
+        ("own", 5, True, "photo-ownlarge.1"),
         ("own", 6, True, "photo-own.1"),
         ("photo-own.1", 1, True, "photo-own.1"),
+        ("photo-own.1", 5, True, "photo-own.1"),
     ],
 )
-def test_little_time_is_for_the_quick_model(
+def test_effort_and_size_choose_the_model(
     monkeypatch: pytest.MonkeyPatch, model: str, effort: int, large: bool, expected: str
 ) -> None:
     pixels = np.ascontiguousarray(made_of_codes()[..., 1:2])
-    monkeypatch.setattr(choice, "QUICK_PIXELS", pixels.size - large)
+    monkeypatch.setattr(choice, "LARGE_PIXELS", pixels.size - large)
     data = gencodec.compress(pixels, model=model, effort=effort, threads=1, device="cpu")
     assert gencodec.info(data).model == expected
 
