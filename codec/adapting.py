@@ -28,7 +28,7 @@ from gencodec.errors import UsageError
 if TYPE_CHECKING:
     from gencodec.runtime import Model
 
-STEPS = (0, 20, 40, 80, 120, 180, 280, 450, 800)
+STEPS = (0, 25, 50, 90, 140, 200, 300, 500, 900)
 """Of gradient descent, by effort from 1 to 9."""
 RATE = 0.0485
 """What a weight changes by at a step, at first, times the root of the widest layer's rows, or of NARROW if these are

@@ -28,15 +28,15 @@ coders, which write them as a palette."""
 
 # The probe factors. Evidence, all as (WebP at quality 100, method 6) / (the quick WebP):
 #   quality 20, method 1, of b bytes a raw byte: 0.82 to 0.98 on the 49 photographs of Kodak and gb82, growing
-#     with b; 0.755 + 0.28 b, the bound used here, was below every one of them, and is capped for pictures
+#     with b; 0.725 + 0.4 b, the bound used here, was below every one of them, and is capped for pictures
 #     that are mostly noise. Where runs of pixels recur (FEW_REPEATS) the bound does not hold: 0.57 to 0.86
 #     on screenshots.
 #   quality 75, method 2, of b bytes a raw byte: 0.94 to 1.00 on these photographs, but 0.90 on one of b = 0.21,
 #     and 0.92 to 0.99 on 14 grey ones, screenshots and renders; 0.83 + 0.3 b, capped, was below all photographs.
 # The neural codec, taken as 0.97 of JPEG XL at effort 7, is below the bound on most photographs, which then
 # cost one probe, of 9 MP/s on one core; the others cost a second one, of 2.7 MP/s.
-QUICK_FACTOR = 0.755
-QUICK_SLOPE = 0.28
+QUICK_FACTOR = 0.725
+QUICK_SLOPE = 0.4
 QUICK_MOST = 0.91
 CLOSE_FACTOR = 0.83
 CLOSE_SLOPE = 0.3

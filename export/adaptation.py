@@ -16,7 +16,7 @@ from gencodec.export.aten import to_onnx
 from gencodec.models.photo import DRIFT, ENERGY, FLAG, PIXEL, Photo
 from gencodec.models.quantize import ExactLinear, set_exact
 
-POSITIONS = 2048
+POSITIONS = 1536
 """Pixels of a batch: few enough for a processor's cache."""
 REFERENCE = 1 << 18
 """Pixels of the picture for which changes of weights have their steps."""

@@ -122,7 +122,7 @@ def pixels_of(array: NDArray[np.int16]) -> NDArray[np.int16]:
 def test_the_steps_bits_are_those_of_the_codec(adaptive: Model) -> None:
     """Over all pixels, by the integers that files hold: within the tables' rounding."""
     for colors in (3, 1):
-        picture = stripes(128, 128, colors)
+        picture = stripes(96, 128, colors)  # a whole number of batches
         adapter = adapter_of(picture, adaptive)
         weights, bits = adapter.weights([fit.change for fit in adapter.fits]), []
         inputs = {name: pixels_of(a) for name, a in adapter.pool.arrays.items()}

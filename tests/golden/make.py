@@ -63,7 +63,7 @@ def by_model(name: str, pixels: Pixels) -> bytes:
 def neural_files() -> Iterator[tuple[str, bytes]]:
     """Yield name and content of every golden file of a model."""
     photograph = formats.read_image(FOLDER.parent.parent / "examples" / "coast.png").pixels
-    for name in ("photo-base.1", "photo-base.2", "photo-codes.1"):
+    for name in (card.name for card in runtime.list_models() if card.family == "photo"):
         yield f"{name}-color", by_model(name, np.ascontiguousarray(photograph[100:231, 50:195]))
         yield f"{name}-grey", by_model(name, np.ascontiguousarray(photograph[150:240, 100:201, 1:2]))
         yield f"{name}-groups", by_model(name, gradient(3, height=3, width=2100) // 16 + 100)
