@@ -31,6 +31,7 @@ _ANY = _stream.model.Uniform()
 _QUANTILE = _stream.model.Uniform(TOTAL)
 
 Index = NDArray[np.int64]
+Units = NDArray[np.integer[Any]]
 
 
 @cache
@@ -182,7 +183,7 @@ class IntervalCoder:
         self.bits -= (count - ones) * (TOTAL_BITS - math.log2(TOTAL - share))
         return flags
 
-    def _pop_rest(self, length: Index) -> Index:
+    def _pop_rest(self, length: Units) -> Index:
         length = NARROWED.take(length)
         open_ = length > 1  # an interval of one unit has nothing to choose
         if open_.all():
@@ -249,6 +250,6 @@ def runs(count: int) -> list[slice]:
     return [slice(at, min(at + RUN, count)) for at in range(0, count, RUN)]
 
 
-def information(length: Index) -> float:
+def information(length: Units) -> float:
     """Ideal code length in bits of symbols with intervals of these lengths out of 2**16."""
     return float(TOTAL_BITS * length.size - np.log2(length).sum())
