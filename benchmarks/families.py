@@ -21,6 +21,7 @@ from gencodec import runtime
 from gencodec.codec.bitsback import Grid
 from gencodec.codec.codecs import AUTOREGRESSIVE, BITS_BACK
 from gencodec.codec.image import Pixels
+from gencodec.codec.tiling import TILE
 from gencodec.evaluation import contenders, corpus, ours, run, store, summary
 from gencodec.evaluation.corpus import Picture
 from gencodec.evaluation.protocol import Options
@@ -104,7 +105,8 @@ class Floating:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         self.network = find_family(card.family).restored(state["config"]).eval()
         self.network.load_state_dict(state["averaged"])
-        self.tile = int(runtime.load(card, threads=threads).config["tile"])
+        # photo's codec chooses the sides of its tiles, which are about as long
+        self.tile = int(runtime.load(card, threads=threads).config.get("tile", TILE))
         self.padded = card.family in BITS_BACK
 
     def bits(self, pixels: Pixels) -> tuple[float, float]:

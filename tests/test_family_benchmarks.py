@@ -84,9 +84,9 @@ def test_the_table_takes_its_place(benchmarks: Any, tmp_path: Path) -> None:
     assert pages.link(tmp_path / "plots/a.svg", page) == "plots/a.svg"
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize(("padded", "stated"), [(False, True), (True, True), (False, False)])
 def test_the_float_network_sees_the_codecs_tiles(
-    padded: bool, benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    padded: bool, stated: bool, benchmarks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     families = benchmarks("families")
     family = find_family("photo")
@@ -94,7 +94,8 @@ def test_the_float_network_sees_the_codecs_tiles(
     torch.manual_seed(0)
     network = family.build(config).eval()
     torch.save({"config": asdict(config), "averaged": network.state_dict()}, tmp_path / "a.pt")
-    monkeypatch.setattr(runtime, "load", lambda *_, **__: SimpleNamespace(config={"tile": 16}))
+    monkeypatch.setattr(runtime, "load", lambda *_, **__: SimpleNamespace(config={"tile": 16} if stated else {}))
+    monkeypatch.setattr(families, "TILE", 16)
     monkeypatch.setattr(families, "BITS_BACK", ("photo",) if padded else ())
     floating = families.Floating(tmp_path / "a.pt", SimpleNamespace(family="photo"), torch.get_num_threads())
     pixels = np.random.default_rng(0).integers(0, 30, (16, 40, 3), np.uint8)
