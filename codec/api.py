@@ -125,7 +125,7 @@ def compress(
     # a model that is asked for by its full name codes all pictures, and their colors as they are
     by_alias = model in card.aliases
     if by_alias:
-        card = runtime.find_model(choice.model_for(card, image.width * image.height, effort))
+        card = runtime.find_model(choice.chosen_model(card, image.width * image.height, effort))
     other = card.for_codes if by_alias else ""
     for_codes = partial(load, runtime.find_model(other)) if other else None
     means = samples.Means(partial(load, card), for_codes, effort, always=card.family not in ("", DEFAULT_FAMILY))

@@ -51,19 +51,20 @@ DRAWN_RATE = 0.5
 """Images with more repeats than that, and fewer bits a sample by a quick WebP, are drawn, not photographed:
 for ordinary coders. Photographs with flat grounds take more bits."""
 
-
 LARGE_PIXELS = 1 << 22
 """Images with more pixels get a family's model for large ones, up to LARGE_EFFORT: a smaller one, fitted, which takes
 about as long as JPEG XL."""
 LARGE_EFFORT = 5
 
 
-def model_for(card: ModelCard, pixels: int, effort: int) -> str:
+def chosen_model(card: ModelCard, pixels: int, effort: int) -> str:
     """The name of the model that codes an image of so many pixels for the family whose best one is `card`."""
+    name = ""
     if effort == 1:
-        return card.quick or card.name
-    large = effort <= LARGE_EFFORT and pixels > LARGE_PIXELS
-    return (card.large if large else "") or card.name
+        name = card.quick
+    elif effort <= LARGE_EFFORT and pixels > LARGE_PIXELS:
+        name = card.large
+    return name or card.name
 
 
 def suits_model(color: Pixels) -> bool:

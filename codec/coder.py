@@ -88,10 +88,8 @@ def _narrowed(length: Index) -> Index:
     return np.where(length < LONG, length, PRECISION // -(-PRECISION // length))
 
 
-NARROWED = _narrowed(np.arange(1, TOTAL + 1, dtype=np.int64))
-NARROWED = np.concatenate([[0], NARROWED])
+NARROWED = np.concatenate([[0], _narrowed(np.arange(1, TOTAL + 1, dtype=np.int64))]).astype(np.int32)
 """The size popped for an interval of each length."""
-NARROWED_UNITS = NARROWED.astype(np.int32)
 
 
 class IntervalCoder:
@@ -118,7 +116,7 @@ class IntervalCoder:
         return bool(self.stack.is_empty())
 
     def push(self, left: Index, length: Index) -> None:
-        rest = self._pop_rest(length)
+        rest = self._pop_rest(NARROWED.take(length))
         self.stack.encode_reverse((left + rest).astype(np.int32), _QUANTILE)
         self.bits += information(length)
 
@@ -128,17 +126,12 @@ class IntervalCoder:
         `symbols`: beginnings of their intervals in the upper 16 bits, lengths in the lower ones, so none of the whole.
         """
         left, length = (symbols >> TOTAL_BITS).astype(np.int32), (symbols & (TOTAL - 1)).astype(np.int32)
-        size = NARROWED_UNITS.take(length)
+        size = NARROWED.take(length)
         shut = np.flatnonzero(size <= 1)
         shuts = np.searchsorted(shut, starts) < np.searchsorted(shut, starts + counts)
         for start, count, has_shut in zip(starts.tolist(), counts.tolist(), shuts.tolist(), strict=True):
             block = slice(start, start + count)
-            if has_shut:
-                rest = self._pop_rest(length[block]).astype(np.int32)
-            elif count:
-                rest = self.stack.decode(_ANY, size[block])
-            else:
-                continue
+            rest = self._pop_rest(size[block]) if has_shut else self.stack.decode(_ANY, size[block])
             rest += left[block]
             self.stack.encode_reverse(rest, _QUANTILE)
         self.bits += information(length)
@@ -148,13 +141,13 @@ class IntervalCoder:
 
     def restore(self, rest: Index, length: Index) -> None:
         self.bits -= information(length)
-        length = NARROWED.take(length)
-        if (rest >= length).any():
+        size = NARROWED.take(length)
+        if (rest >= size).any():
             raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
-        open_ = length > 1
+        open_ = size > 1
         if not open_.all():
-            rest, length = rest[open_], length[open_]
-        self.stack.encode_reverse(rest.astype(np.int32), _ANY, length.astype(np.int32))
+            rest, size = rest[open_], size[open_]
+        self.stack.encode_reverse(rest.astype(np.int32), _ANY, size)
 
     def push_uniform(self, value: Index, size: Index | int) -> None:
         sizes = np.broadcast_to(size, value.shape)
@@ -183,13 +176,13 @@ class IntervalCoder:
         self.bits -= (count - ones) * (TOTAL_BITS - math.log2(TOTAL - share))
         return flags
 
-    def _pop_rest(self, length: Units) -> Index:
-        length = NARROWED.take(length)
-        open_ = length > 1  # an interval of one unit has nothing to choose
+    def _pop_rest(self, size: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Pop where within intervals of these narrowed sizes numbers shall lie."""
+        open_ = size > 1  # an interval of one unit has nothing to choose
         if open_.all():
-            return self.stack.decode(_ANY, length.astype(np.int32)).astype(np.int64)
-        rest = np.zeros(len(length), np.int64)
-        rest[open_] = self.stack.decode(_ANY, length[open_].astype(np.int32))
+            return self.stack.decode(_ANY, size)
+        rest = np.zeros(len(size), np.int32)
+        rest[open_] = self.stack.decode(_ANY, size[open_])
         return rest
 
 

@@ -16,6 +16,8 @@ UNREGISTERED = 0
 """Wire id of files coded by a model that does not ship; its weights' hash tells which."""
 
 PHOTOGRAPHS = "749 openly licensed photographs, rescaled, toned, noisy, chroma-subsampled and JPEG-coded at random"
+CODES = "749 openly licensed photographs, rescaled, toned and noisy at random, as codes of Photo CD and JPEG"
+PHOTO_PAPERS = "descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ MODELS: tuple[ModelCard, ...] = (
         summary="lossless photographs: the first network, 29 thousand weights",
         licence="Apache-2.0",
         data=PHOTOGRAPHS,
-        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        paper=PHOTO_PAPERS,
     ),
     ModelCard(
         name="photo-base.2",
@@ -74,7 +76,7 @@ MODELS: tuple[ModelCard, ...] = (
         summary="lossless photographs: photo at effort 1, 17 thousand weights",
         licence="Apache-2.0",
         data=PHOTOGRAPHS,
-        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        paper=PHOTO_PAPERS,
         for_codes="photo-smallcodes.1",
     ),
     ModelCard(
@@ -85,7 +87,7 @@ MODELS: tuple[ModelCard, ...] = (
         summary="lossless photographs: a causal network over decoded neighbors, fitted to pictures, 49 k weights",
         licence="Apache-2.0",
         data=PHOTOGRAPHS,
-        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        paper=PHOTO_PAPERS,
         aliases=("photo", "photo-base"),
         for_codes="photo-codes.1",
         quick="photo-base.2",
@@ -98,8 +100,8 @@ MODELS: tuple[ModelCard, ...] = (
         file=WEIGHTS / "photo-codes.1.onnx",
         summary="photo-base.2's network for luma and chroma codes, as of pictures that were JPEG, WebP or Photo CD",
         licence="Apache-2.0",
-        data="749 openly licensed photographs, rescaled, toned and noisy at random, as codes of Photo CD and JPEG",
-        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        data=CODES,
+        paper=PHOTO_PAPERS,
         aliases=("photo-codes",),
     ),
     ModelCard(
@@ -110,7 +112,7 @@ MODELS: tuple[ModelCard, ...] = (
         summary="lossless photographs: photo for large pictures, 6 thousand weights",
         licence="Apache-2.0",
         data=PHOTOGRAPHS,
-        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        paper=PHOTO_PAPERS,
         aliases=("photo-small",),
         for_codes="photo-smallcodes.1",
     ),
@@ -121,8 +123,8 @@ MODELS: tuple[ModelCard, ...] = (
         file=WEIGHTS / "photo-smallcodes.1.onnx",
         summary="photo-small.1's network for luma and chroma codes, at effort 1 and for large pictures",
         licence="Apache-2.0",
-        data="749 openly licensed photographs, rescaled, toned and noisy at random, as codes of Photo CD and JPEG",
-        paper="descends from PixelCNN (arXiv 1606.05328) and PixelCNN++ (arXiv 1701.05517)",
+        data=CODES,
+        paper=PHOTO_PAPERS,
         aliases=("photo-smallcodes",),
     ),
     ModelCard(
@@ -284,7 +286,7 @@ def models_behind(name: str | Path) -> list[ModelCard]:
     """The model of a name and, where that is an alias, those that may take its place. Raises `UsageError`."""
     found = [find_model(name)]
     if name in found[0].aliases:
-        for card in found:
+        for card in found:  # which grows on the way
             others = (find_model(other) for other in (card.for_codes, card.quick, card.large) if other)
             found += [other for other in others if other not in found]
     return found
