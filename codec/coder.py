@@ -1,4 +1,4 @@
-"""The entropy coder: intervals out of 2**16 on a constriction ANS stack, and what stands in its place for sampling.
+"""The entropy coder: intervals out of 2**16 or 2**20 on a constriction ANS stack, and what stands in its place for sampling.
 
 ANS is a bijection between naturals (Duda 2013, arXiv 1311.2540), so a symbol with the integer interval
 [left, left + length) is coded with uniform distributions alone: pop r out of `length`, push left + r out of
@@ -15,20 +15,24 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.tables import TOTAL_BITS
+from gencodec.codec.tables import FINE_BITS, TOTAL_BITS
 from gencodec.errors import InvalidFile
 
 TOTAL = 1 << TOTAL_BITS
+FINE_TOTAL = 1 << FINE_BITS
 PRECISION = 1 << 24
 """What constriction's uniform model divides: the last of its numbers gets the remainder."""
 LONG = 1 << 12
 RUN = 1 << 10
 """Symbols of a cut."""
+WHOLE_BITS = 12
+"""Bits of a place within an interval out of 2**FINE_BITS that are popped as one number; those below are plain bits."""
 DRAWN = 16
 """Bits that a symbol may draw from the stack before it is pushed."""
 _stream: Any = constriction.stream  # type: ignore[attr-defined]  # a native module without stubs
 _ANY = _stream.model.Uniform()
 _QUANTILE = _stream.model.Uniform(TOTAL)
+_FINE_QUANTILE = _stream.model.Uniform(FINE_TOTAL)
 
 Index = NDArray[np.int64]
 Units = NDArray[np.integer[Any]]
@@ -95,6 +99,9 @@ NARROWED = np.concatenate([[0], _narrowed(np.arange(1, TOTAL + 1, dtype=np.int64
 class IntervalCoder:
     """The stack that files hold (`Stack`)."""
 
+    PACKED: type[np.unsignedinteger[Any]] = np.uint32
+    """What holds an interval's beginning and length, as `push_blocks` takes them."""
+
     def __init__(self, words: NDArray[np.uint32] | None = None):
         self.stack = _stream.stack.AnsCoder(words)
         self.bits = 0.0
@@ -120,7 +127,7 @@ class IntervalCoder:
         self.stack.encode_reverse((left + rest).astype(np.int32), _QUANTILE)
         self.bits += information(length)
 
-    def push_blocks(self, symbols: NDArray[np.uint32], starts: Index, counts: Index) -> None:
+    def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], starts: Index, counts: Index) -> None:
         """Push blocks of symbols, from `starts` on so many each, one after the other: what `push` does, in less time.
 
         `symbols`: beginnings of their intervals in the upper 16 bits, lengths in the lower ones, so none of the whole.
@@ -184,6 +191,71 @@ class IntervalCoder:
         rest = np.zeros(len(size), np.int32)
         rest[open_] = self.stack.decode(_ANY, size[open_])
         return rest
+
+
+class FineCoder(IntervalCoder):
+    """The stack of files whose intervals are out of 2**FINE_BITS, shorter than that.
+
+    A place within an interval is popped as a number below the length's upper WHOLE_BITS bits, and then plain bits for
+    the rest: that cuts the interval by 2**-WHOLE_BITS of its length in the mean, and constriction's uniform model gives
+    the last of so few numbers hardly more than the others.
+    """
+
+    PACKED = np.uint64
+
+    def push(self, left: Index, length: Index) -> None:
+        sizes, plain, open_ = _parts(length)
+        rest = _joined(self.stack.decode(_ANY, sizes), plain, open_)
+        self.stack.encode_reverse((left + rest).astype(np.int32), _FINE_QUANTILE)
+        self.bits += _fine_information(length)
+
+    def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], starts: Index, counts: Index) -> None:
+        left, length = (symbols >> FINE_BITS).astype(np.int64), (symbols & (FINE_TOTAL - 1)).astype(np.int64)
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            block = slice(start, start + count)
+            sizes, plain, open_ = _parts(length[block])
+            rest = _joined(self.stack.decode(_ANY, sizes), plain, open_)
+            self.stack.encode_reverse((left[block] + rest).astype(np.int32), _FINE_QUANTILE)
+        self.bits += _fine_information(length)
+
+    def pop_quantiles(self, count: int) -> Index:
+        return self.stack.decode(_FINE_QUANTILE, count).astype(np.int64)
+
+    def restore(self, rest: Index, length: Index) -> None:
+        self.bits -= _fine_information(length)
+        sizes, plain, open_ = _parts(length)
+        upper = rest >> plain
+        if (upper >= length >> plain).any():
+            raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
+        has_plain = plain > 0
+        parts = np.concatenate([upper[open_], (rest - (upper << plain))[has_plain]])
+        self.stack.encode_reverse(parts.astype(np.int32), _ANY, sizes)
+
+
+def _parts(length: Index) -> tuple[NDArray[np.int32], Index, NDArray[np.bool_]]:
+    """How many numbers each part of places within intervals can be; their plain bits (n,); and who has an upper part.
+
+    First stand the upper parts of those that have one, intervals of more than one unit, then the plain ones likewise.
+    """
+    # the exponent of a float32 is the position of a number's highest bit
+    highest = (length.astype(np.float32).view(np.int32) >> 23) - 127
+    plain = np.maximum(highest - (WHOLE_BITS - 1), 0).astype(np.int64)
+    open_ = length > 1
+    return np.concatenate([(length >> plain)[open_], (1 << plain)[plain > 0]]).astype(np.int32), plain, open_
+
+
+def _joined(parts: NDArray[np.int32], plain: Index, open_: NDArray[np.bool_]) -> Index:
+    """Places (n,) within intervals of their popped parts, in the order of `_parts`."""
+    rest = np.zeros(len(plain), np.int64)
+    count = int(open_.sum())
+    rest[open_] = parts[:count]
+    rest <<= plain
+    rest[plain > 0] += parts[count:]
+    return rest
+
+
+def _fine_information(length: Index) -> float:
+    return information(length) + (FINE_BITS - TOTAL_BITS) * length.size
 
 
 class RandomCoder:

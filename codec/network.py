@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gencodec.codec.tables import FINE_BITS, TOTAL_BITS
 from gencodec.errors import InvalidFile
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ BEGINNING = 128
 FLAGS = 4
 RAISED = 32
 """What a flag that holds is given as."""
+FINE_FORMAT = "3"
+"""Of models whose table rows sum to 2**FINE_BITS."""
 NOTHING: Array = np.zeros((0, 0), np.float32)
 
 
@@ -104,6 +107,7 @@ class Network:
     def __init__(self, model: Model):
         # a step's arrays are too small to be worth two threads, which would only wait for each other
         self.model = model.serial
+        self.total_bits = FINE_BITS if model.format == FINE_FORMAT else TOTAL_BITS
         config = model.config
         try:
             names = Geometry.__dataclass_fields__.keys() - {"repeats_edge"}
@@ -119,7 +123,7 @@ class Network:
         """The network of a model of the photo family, by the version of its stages. Raises `InvalidFile`."""
         if model.family != "photo":
             raise InvalidFile(f"the model {model.card.name} is not one of the photo family")
-        kinds: dict[str, type[Network]] = {"1": FirstNetwork, "2": Network}
+        kinds: dict[str, type[Network]] = {"1": FirstNetwork, "2": Network, FINE_FORMAT: Network}
         if model.format not in kinds:
             raise InvalidFile(f"the model {model.card.name} is of format {model.format}, which is not known here")
         return kinds[model.format](model)

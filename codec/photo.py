@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec import features
-from gencodec.codec.coder import IntervalCoder
+from gencodec.codec.coder import FineCoder, IntervalCoder
 from gencodec.codec.network import Array, Hidden, Neighborhood, Network
-from gencodec.codec.tables import TOTAL_BITS, Tables
+from gencodec.codec.tables import FINE_BITS, Tables
 from gencodec.codec.tiling import Box, Tiling
 from gencodec.codec.wavefront import Schedule, Wavefront
 from gencodec.errors import InvalidFile
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 Index = NDArray[np.int64]
-Intervals = NDArray[np.uint32]
-"""Intervals out of 2**16, shorter than that: their beginnings in the upper 16 bits, their lengths in the lower ones."""
+Intervals = NDArray[np.uint32] | NDArray[np.uint64]
+"""Intervals out of 2**16 or 2**20, shorter than that: beginnings in the upper bits, lengths in that many lower ones."""
 Progress = Callable[[float], None]
 
 HEADER = struct.Struct("<HHBB")
@@ -89,7 +89,10 @@ class PhotoCodec:
 
     def __init__(self, model: Model):
         self.network = Network.of(model)
-        self.tables = Tables(model.constant("shapes.cdf"), model.constant("shapes.rate"))  # type: ignore[arg-type]
+        constants = (model.constant(f"shapes.{name}") for name in ("cdf", "rate"))
+        bits = self.network.total_bits
+        self.tables = Tables(*constants, bits)  # type: ignore[arg-type]
+        self.coder: type[IntervalCoder] = FineCoder if bits == FINE_BITS else IntervalCoder
 
     # encoding
 
@@ -101,7 +104,7 @@ class PhotoCodec:
             for color, d in enumerate(distributions):
                 level = tile[color, 0, band].ravel().astype(np.int64)
                 left, length = self.tables.interval(level, d.mean, d.scale, d.shape)
-                result[color, band] = (left << TOTAL_BITS | length).reshape(-1, extent[1])
+                result[color, band] = (left << self.tables.bits | length).reshape(-1, extent[1])
 
     def bands(
         self, tile: Array, valid: NDArray[np.bool_], colors: int
@@ -146,7 +149,7 @@ class PhotoCodec:
         symbols = intervals.reshape(len(intervals), -1).take(order, 1)
         starts = begins[-2::-1, None] + len(order) * np.arange(len(symbols))[::-1]
         lengths = np.diff(begins)[::-1, None]
-        coder = IntervalCoder()
+        coder = self.coder()
         coder.push_blocks(symbols.ravel(), starts.ravel(), np.broadcast_to(lengths, starts.shape).ravel())
         return coder.to_bytes(), coder.bits
 
@@ -160,7 +163,7 @@ class PhotoCodec:
         tiles = [tile for group in groups for tile in group.tiles]
         schedule = Schedule.of(tiles, self.network.geometry.lag)
         wavefront = Wavefront(schedule, self.network.geometry)
-        coders = GroupCoders(groups)
+        coders = GroupCoders(groups, self.coder)
         place = Placement(schedule, pixels, origin)
         for step in range(schedule.steps):
             lanes = schedule.lanes(step)
@@ -217,8 +220,8 @@ class Group:
 class GroupCoders:
     """The streams of groups that are decoded in lockstep, each of which holds its own tiles' part of a step."""
 
-    def __init__(self, groups: list[Group]):
-        self.coders = [IntervalCoder.from_bytes(group.stream) for group in groups]
+    def __init__(self, groups: list[Group], kind: type[IntervalCoder] = IntervalCoder):
+        self.coders = [kind.from_bytes(group.stream) for group in groups]
         self.tiles = np.cumsum([0, *(len(group.tiles) for group in groups)])
         self.ends: list[int] = []
 
@@ -286,7 +289,8 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
 
         def begun(group: Box) -> tuple[Schedule, Intervals, list[Future[None]]]:
             schedule = Schedule.of(list(tiling.tiles(group)), codec.network.geometry.lag)
-            found = np.zeros((pixels.shape[2], len(schedule.tiles), schedule.height, schedule.width), np.uint32)
+            extent = (pixels.shape[2], len(schedule.tiles), schedule.height, schedule.width)
+            found = np.zeros(extent, codec.coder.PACKED)
             jobs = [
                 pool.submit(codec.put_intervals, pixels, tile, found[:, i]) for i, tile in enumerate(schedule.tiles)
             ]

@@ -1,9 +1,9 @@
-"""Integer probability tables: a gray level's interval out of 2**16, for any mean, scale and tail shape.
+"""Integer probability tables: a gray level's interval out of 2**16 or 2**20, for any mean, scale and tail shape.
 
 A model ships the distribution functions of its shapes as rising integers over a grid of the standardized
 variable. The interval of a gray level x begins at
 
-    edge(x) = cdf[shape][(16 x - 8 - mean) * rate[scale] >> 8] + x,   edge(0) = 0,   edge(256) = 2**16
+    edge(x) = 2**(bits - 16) cdf[shape][(16 x - 8 - mean) * rate[scale] >> 8] + x,   edge(0) = 0,   edge(256) = 2**bits
 
 with the mean in sixteenths of a gray level, so that every gray level has at least one unit, and all mass beyond
 0..255 belongs to the end levels (Salimans et al. 2017, arXiv 1701.05517, section 2.1).
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOTAL_BITS = 16
+FINE_BITS = 20
 LEVELS = 256
 RATE_BITS = 8
 GUESS_BITS = 2
@@ -36,11 +37,17 @@ def scale_shift(temperature: float) -> int:
 class Tables:
     """The distribution functions of one model, ready for lookups in both directions."""
 
-    def __init__(self, cdf: NDArray[np.uint16], rate: NDArray[np.int32]):
-        """`cdf`: (shapes, points) from 0 to 2**16 - 256, rising; `rate`: (scales,) points per sixteenth times 256."""
+    def __init__(self, cdf: NDArray[np.uint16], rate: NDArray[np.int32], bits: int = TOTAL_BITS):
+        """Rows sum to 2**`bits`, 16 or more.
+
+        `cdf`: (shapes, points) from 0 to (2**bits - 256) / 2**(bits - 16), rising; `rate`: (scales,) points per sixteenth
+        times 256.
+        """
+        self.bits = bits
         self.half = (cdf.shape[1] - 1) // 2
         self.points = cdf.shape[1]
-        self.cdf = cdf.ravel()  # small types: the tables compete with the network for the caches
+        # small types: the tables compete with the network for the caches
+        self.cdf = cdf.ravel() if bits == TOTAL_BITS else cdf.ravel().astype(np.uint32) << (bits - TOTAL_BITS)
         self.rate = rate.astype(np.int64)
         self.position = 16 * np.arange(LEVELS + 1, dtype=np.int64) - 8
         self.position[0], self.position[-1] = -FAR, FAR  # beyond every table's ends
@@ -74,7 +81,7 @@ class Tables:
         return left, right - left
 
     def find(self, quantile: Index, mean: Index, scale: Index, shape: Index) -> tuple[Index, Index, Index]:
-        """Gray levels whose intervals hold `quantile` (0..2**16 - 1), and the intervals' beginnings and lengths."""
+        """Gray levels whose intervals hold `quantile` (0..2**bits - 1), and the intervals' beginnings and lengths."""
         rate, row = self.rows(scale, shape)
         level = self.guessed(quantile, mean, scale, shape)
         left, right = self.edge(level + self.ends, mean, rate, row)
@@ -95,7 +102,7 @@ class Tables:
         """A first candidate, nearly always right or a neighbor (floats may err here: the integers decide)."""
         at = quantile - (mean >> 4)  # without the units given to all levels below beforehand
         np.maximum(at, 0, out=at)
-        at >>= GUESS_BITS
+        at >>= GUESS_BITS + self.bits - TOTAL_BITS
         at += self.guess_rows.take(shape)
         offset = self.guess.take(at) * self.sixteenths.take(scale)
         offset += mean

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from gencodec.errors import InvalidFile
 
 TILE = 128
-"""About the side of the tiles that the encoder chooses."""
+"""About the least side of the tiles that the encoder chooses, and their side in pictures of more than LARGE pixels."""
+WIDE_TILE = 256
+LARGE = 1 << 22
+STEP = 1 << 8
+"""Pixels of a step, in the mean, that tiles between TILE and WIDE_TILE leave. Tiles begin without knowledge of each other:
+gb82 takes 0.65 % less in tiles of 288 x 288 than of 144 x 144, and decodes at 0.76 of the speed, since the fewer the
+pixels of a step, the more its overhead shows."""
 SMALL = 1 << 20
-LOW_TILE = 64
-"""The height in pictures of at most SMALL pixels: with few lanes a step's overhead shows, and these take 317 steps, not
-509. One Kodak picture decoded 1.35 times as fast for 0.25 % more bits."""
+"""Pictures of at most so many pixels have one stream: two threads would take turns. One of 45 tiles decoded 1.29 times as
+fast so."""
 GROUP = 8
-"""Greatest number of tiles, across and down, that share a stream. But a picture of at most GROUP**2 tiles has one
-stream: two threads would take turns. One of 45 tiles decoded 1.29 times as fast so."""
+"""Greatest number of tiles of TILE, across and down, that share a stream in larger pictures."""
 LARGEST_TILE = 1024
 LARGEST_GROUP = 16
 
@@ -58,12 +62,19 @@ class Tiling:
 
     @classmethod
     def of(cls, width: int, height: int) -> Tiling:
+        """The encoder's choice for a picture."""
+        pixels = width * height
+        side = TILE if pixels > LARGE else min(max(TILE, pixels // (4 * STEP)), WIDE_TILE)
+        return cls.by_side(width, height, side)
+
+    @classmethod
+    def by_side(cls, width: int, height: int, side: int) -> Tiling:
         """Tiles and groups as even as can be; sides are even, so that chroma grids keep their phase."""
-        low = width * height <= SMALL
-        tile_width, columns = _divided(width, TILE)
-        tile_height, rows = _divided(height, LOW_TILE if low else TILE)
-        if columns * rows > GROUP**2 or max(columns, rows) > LARGEST_GROUP:
-            columns, rows = (-(-count // -(-count // GROUP)) for count in (columns, rows))
+        tile_width, columns = _divided(width, side)
+        tile_height, rows = _divided(height, side)
+        if width * height > SMALL or max(columns, rows) > LARGEST_GROUP:
+            most = max(1, GROUP * TILE // side)
+            columns, rows = (-(-count // -(-count // most)) for count in (columns, rows))
         return cls(width, height, tile_width, tile_height, columns, rows)
 
     def groups(self) -> Iterator[Box]:

@@ -31,16 +31,14 @@ from gencodec.export.stages import assembled
 from gencodec.export.values import Value, joined, uniform
 from gencodec.models.photo import BANK, DRIFT, ENERGY, FLAG, HIDDEN, LEVELS, MEAN, PIXEL, Head, Photo
 from gencodec.models.quantize import Grid, set_exact
-from gencodec.models.shapes import SCALE_OF_ONE, SCALES_PER_OCTAVE, Shapes, kernel_cdfs
+from gencodec.models.shapes import SCALE_OF_ONE, SCALES_PER_OCTAVE, TOTAL_BITS, Shapes, kernel_cdfs
 
 INPUTS = "abcd"
-FORMAT = "2"
-"""Version of what the stages take and give."""
+FORMAT = "3"
+"""Version of what the stages take and give, and of what table rows sum to."""
 CDF_POINTS_PER_SCALE = 256
 CDF_REACH = 32
 """The shapes' distribution functions are tabulated from -CDF_REACH to CDF_REACH scales."""
-CDF_TOTAL = (1 << 16) - 256
-"""Table total less the one unit that each of the 256 symbols gets beforehand."""
 
 
 class Trunk(nn.Module):
@@ -150,12 +148,17 @@ def export_photo(photo: Photo, target: Path, card: dict[str, str], tiles: Tensor
 
 
 def shape_tables(shapes: Shapes) -> np.ndarray:
-    """Distribution functions of the shapes as rising integers from 0 to CDF_TOTAL; (shapes, points) uint16."""
+    """Distribution functions of the shapes as rising integers, (shapes, points) uint16.
+
+    They rise to what a row sums to, less the one unit that each of the 256 symbols gets beforehand, in units of as many
+    bits as leave 16.
+    """
     points = torch.arange(-CDF_REACH * CDF_POINTS_PER_SCALE, CDF_REACH * CDF_POINTS_PER_SCALE + 1, dtype=torch.float64)
     with torch.no_grad():
         cdf = torch.tensordot(shapes.weights().double(), kernel_cdfs(points / CDF_POINTS_PER_SCALE), dims=1)
     cdf = (cdf - cdf[:, :1]) / (cdf[:, -1:] - cdf[:, :1])
-    return np.rint(cdf.numpy() * CDF_TOTAL).astype(np.uint16)
+    total = ((1 << shapes.total_bits) - 256) >> (shapes.total_bits - TOTAL_BITS)
+    return np.rint(cdf.numpy() * total).astype(np.uint16)
 
 
 def scale_rates() -> np.ndarray:

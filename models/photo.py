@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencodec.models.quantize import ExactLinear, Grid, Group, Mean, Snap, Table
-from gencodec.models.shapes import SHAPE, SPREAD, Shapes
+from gencodec.models.shapes import FINE_BITS, SHAPE, SPREAD, Shapes
 
 BEGINNING = 128.0
 """Gray level left of a tile's first row."""
@@ -135,7 +135,7 @@ class Photo(nn.Module):
         self.blue = Head([(c.color_hidden, HIDDEN)], c.bank + 2, [*start, 0.0, 0.7])
         with torch.no_grad():
             self.bank.weight.mul_(0.3)
-        self.shapes = Shapes()
+        self.shapes = Shapes(FINE_BITS)
 
     def relative(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Base predictions (3, ...) in gray levels and the context relative to them, on PIXEL's grid.

@@ -22,9 +22,11 @@ SHAPE = Grid(0, SHAPES - 1, 1)
 """What networks give for scale and shape indices, in eighths and halves of a unit."""
 SCALE_OF_ONE = 24
 """Index whose scale is one gray level."""
-TABLE_TOTAL = 1 << 16
-FLOOR = 1.0 / TABLE_TOTAL
-"""The least probability that a table row can state, given to every one of the 256 symbols."""
+TOTAL_BITS = 16
+FINE_BITS = 20
+"""Logarithms of what a table row sums to; the `photo` family states probabilities as finely as the second."""
+FLOOR = 2.0**-TOTAL_BITS
+"""The least probability that a row of 2**TOTAL_BITS can state, given to every one of the 256 symbols."""
 
 WIDTHS = (0.5, 1.0, 2.0, 4.5)
 """Widths of the logistic kernels in units of the scale; the fifth kernel is a normal one."""
@@ -39,10 +41,14 @@ def kernel_cdfs(z: Tensor) -> Tensor:
 
 
 class Shapes(nn.Module):
-    """Learned mixture weights of the kernels, one row a tail shape."""
+    """Learned mixture weights of the kernels, one row a tail shape.
 
-    def __init__(self) -> None:
+    Table rows sum to 2**`total_bits`, of which every one of the 256 symbols has at least one unit.
+    """
+
+    def __init__(self, total_bits: int = TOTAL_BITS) -> None:
         super().__init__()
+        self.total_bits = total_bits
         start = torch.full((SHAPES, len(WIDTHS) + 1), -2.0)
         for shape in range(SHAPES):  # from normal over logistic to heavy-tailed
             lightness = shape / (SHAPES - 1)
@@ -74,5 +80,6 @@ class Shapes(nn.Module):
         flip = torch.where(above + below > 0, -1.0, 1.0)
         low, high = torch.minimum(above * flip, below * flip), torch.maximum(above * flip, below * flip)
         mass = kernel_cdfs(high) - kernel_cdfs(low)
-        probability = (self.mixture(shape_index) * mass).sum(0) * (1 - 256 * FLOOR) + FLOOR
+        floor = 2.0**-self.total_bits
+        probability = (self.mixture(shape_index) * mass).sum(0) * (1 - 256 * floor) + floor
         return -torch.log2(probability)

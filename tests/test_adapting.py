@@ -198,11 +198,11 @@ def test_drawn_pixels_stay_together(adaptive: Model) -> None:
 
 
 def test_of_large_pictures_tiles_all_over_are_looked_at(adaptive: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapting, "MOST_PIXELS", 1 << 14)
+    monkeypatch.setattr(adapting, "MOST_PIXELS", 1 << 15)
     picture = stripes(256, 256)
     picture[:128, :, 0], picture[128:, :, 0] = 10, 200
     pool = pool_of(picture, adaptive, WORKERS)
-    assert pixels_of(pool.arrays["pixel"]).shape[1] in (1 << 13, 1 << 14)
+    assert pixels_of(pool.arrays["pixel"]).shape[1] == 1 << 15
     assert {10, 200} == set(pixels_of(pool.arrays["pixel"])[1].tolist())
 
 
@@ -394,6 +394,7 @@ def test_callers_hear_of_it(adaptive_file: Path, pixels: Pixels) -> None:
 def test_progress_never_falls(adaptive: Model, pixels: Pixels, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """Where fitting was in vain, and where both files are made."""
     monkeypatch.setattr(tiling, "GROUP", 1)
+    monkeypatch.setattr(tiling, "SMALL", 0)
     if case == "compared":
         monkeypatch.setattr(samples, "CLEARLY", 1.0)
     else:

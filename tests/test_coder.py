@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gencodec.codec.coder import TOTAL, IntervalCoder
+from gencodec.codec.coder import FINE_TOTAL, TOTAL, FineCoder, IntervalCoder
 from gencodec.errors import InvalidFile
 
 Index = NDArray[np.int64]
@@ -142,6 +142,85 @@ def test_what_is_left_over_shows() -> None:
 def test_what_no_stack_reads_as_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidFile):
         IntervalCoder.from_bytes(data)
+
+
+FINE = FINE_TOTAL - 1
+"""The longest interval of the fine coder."""
+
+
+@st.composite
+def fine_intervals(draw: st.DrawFn) -> tuple[int, int]:
+    """Any interval that the fine coder takes; those where its cuts change are likelier."""
+    edges = [1, 2, 3, 4095, 4096, 4097, 8191, 8192, FINE]
+    length = draw(st.one_of(st.sampled_from(edges), st.integers(1, FINE)))
+    left = draw(st.one_of(st.sampled_from([0, FINE_TOTAL - length]), st.integers(0, FINE_TOTAL - length)))
+    return left, length
+
+
+fine_blocks = st.lists(st.lists(fine_intervals(), max_size=40).map(block), max_size=6)
+
+
+@settings(deadline=None, max_examples=200)
+@given(fine_blocks)
+def test_fine_intervals_come_back_and_leave_nothing(pushed: list[Block]) -> None:
+    coder = FineCoder()
+    states = [coder.to_bytes()]
+    for left, length in pushed:
+        coder.push(left, length)
+        states.append(coder.to_bytes())
+    reader = FineCoder.from_bytes(coder.to_bytes())
+    for expected, state in zip(reversed(pushed), reversed(states[:-1]), strict=True):
+        quantile = popped(reader, expected)
+        assert ((expected[0] <= quantile) & (quantile < expected[0] + expected[1])).all()
+        assert reader.to_bytes() == state
+    assert reader.empty
+    assert reader.bits + coder.bits == pytest.approx(0, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(fine_blocks.map(lambda blocks: [b for b in blocks if len(b[0])])))
+def test_fine_blocks_pushed_at_once_are_those_pushed_in_turn(several: list[list[Block]]) -> None:
+    pushed = [pair for blocks in several for pair in blocks]
+    one, other = FineCoder(), FineCoder()
+    for left, length in pushed:
+        one.push(left, length)
+    left, length = (np.concatenate([np.zeros(0, np.int64), *arrays]) for arrays in (zip(*pushed) if pushed else ((), ())))
+    counts = np.array([len(left) for left, _ in pushed], np.int64)
+    symbols = (left.astype(np.uint64) << np.uint64(20)) | length.astype(np.uint64)
+    other.push_blocks(symbols, np.cumsum(counts) - counts, counts)
+    assert other.to_bytes() == one.to_bytes()
+    assert other.bits == pytest.approx(one.bits)
+
+
+@pytest.mark.parametrize("longest", [FINE, 1 << 19, 1 << 13, 9])
+def test_fine_intervals_cost_their_information(longest: int) -> None:
+    """Within a thousandth of a bit a symbol, however likely symbols are."""
+    rng = np.random.default_rng(2)
+    coder = FineCoder()
+    coder.push(rng.integers(0, 1000, 2000), np.full(2000, 1000))
+    before, known = len(coder.to_bytes()), coder.bits
+    for _ in range(100):
+        length = rng.integers(longest - longest // 3, longest + 1, 300)
+        coder.push(rng.integers(0, FINE_TOTAL - length), length)
+    assert 8 * (len(coder.to_bytes()) - before) < coder.bits - known + 30
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.binary(max_size=200), st.lists(fine_intervals(), max_size=30))
+def test_damaged_words_never_fail_the_fine_coder_otherwise(data: bytes, pairs: list[tuple[int, int]]) -> None:
+    try:
+        coder = FineCoder.from_bytes(data)
+    except InvalidFile:
+        return
+    for left, length in pairs:
+        quantile = int(coder.pop_quantiles(1)[0])
+        assert 0 <= quantile < FINE_TOTAL
+        inside = min(max(quantile - left, 0), length - 1)
+        try:
+            coder.restore(np.array([inside]), np.array([length]))
+        except InvalidFile:
+            return
+    assert len(coder.to_bytes()) <= len(data) + 4 * (len(pairs) + 2)
 
 
 @settings(deadline=None, max_examples=100)

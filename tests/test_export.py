@@ -324,7 +324,7 @@ def test_more_rows_than_declared_are_refused() -> None:
 def test_the_photo_file_has_a_sound_proof_and_its_geometry(tiny_photo: Photo, tiny_file: Path) -> None:
     file = onnxfile.read(tiny_file.read_bytes())
     assert file.metadata["gencodec.family"] == "photo"
-    assert file.metadata["gencodec.format"] == "2"
+    assert file.metadata["gencodec.format"] == "3"
     assert file.metadata["gencodec.licence"] == "none"
     assert json.loads(file.metadata["gencodec.adapts"]) == []
     config = json.loads(file.metadata["gencodec.config"])
@@ -436,7 +436,7 @@ def smooth_picture(height: int, width: int, noise: float, seed: int) -> NDArray[
 def test_the_codecs_bits_are_those_of_the_exact_torch_network(
     tiny_photo: Photo, tiny: Model, height: int, width: int, noise: float
 ) -> None:
-    """Within 0.05 % or three bits, which is the tables' rounding; a pixel in a wrong context costs more."""
+    """Within 0.05 % or six bits, which is the tables' rounding; a pixel in a wrong context costs more."""
     pixels = smooth_picture(height, width, noise, seed=height)
     tiling = Tiling.of(width, height)
     set_exact(tiny_photo, True)
@@ -448,4 +448,4 @@ def test_the_codecs_bits_are_those_of_the_exact_torch_network(
             with torch.no_grad():
                 expected += float(tiny_photo(x).double().sum())
     found = photo_codec.encode(pixels, tiny).estimate_bits
-    assert found == pytest.approx(expected, rel=5e-4, abs=3)
+    assert found == pytest.approx(expected, rel=5e-4, abs=6)

@@ -36,8 +36,8 @@ def picture(height: int, width: int, colors: int = 3, seed: int = 0) -> Pixels:
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles and groups so small that little pictures have several."""
     monkeypatch.setattr(tiling, "TILE", 16)
-    monkeypatch.setattr(tiling, "LOW_TILE", 16)
     monkeypatch.setattr(tiling, "GROUP", 2)
+    monkeypatch.setattr(tiling, "SMALL", 2**10)
 
 
 @pytest.fixture(scope="module")
@@ -245,13 +245,13 @@ def test_a_region_needs_only_its_groups(
     assert len(groups) == 6
     needed = sum(tiling.Box(x, y, width, height).overlaps(group) for group in groups)
     read: list[bytes] = []
-    whole = photo.IntervalCoder.from_bytes
+    whole = photo.FineCoder.from_bytes
 
     def counted(data: bytes) -> photo.IntervalCoder:
         read.append(data)
         return whole(data)
 
-    monkeypatch.setattr(photo.IntervalCoder, "from_bytes", counted)
+    monkeypatch.setattr(photo.FineCoder, "from_bytes", counted)
     photo.decode(payload, (50, 81, 3), tiny, region=region)
     assert len(read) == needed
 
@@ -282,6 +282,7 @@ def valid(tiny: Model) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiling, "TILE", 8)
         patch.setattr(tiling, "GROUP", 2)
+        patch.setattr(tiling, "SMALL", 2**8)
         return photo.encode(picture(24, 40), tiny).payload
 
 
@@ -326,7 +327,7 @@ def test_models_of_other_families_and_formats_are_refused(
     for model in (tiny, first):
         for name, text, words in (
             ("family", "flow", "not one of the photo family"),
-            ("format", "3", "of format 3, which is not known"),
+            ("format", "4", "of format 4, which is not known"),
             ("format", "", "of format"),
             ("config", "{}", "how it is built"),
             ("config", "{", "how it is built"),

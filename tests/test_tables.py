@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,13 +12,13 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from gencodec.codec.codecs import SPRITES
-from gencodec.codec.tables import LEVELS, TOTAL_BITS, Tables
+from gencodec.codec.network import FINE_FORMAT
+from gencodec.codec.tables import FINE_BITS, LEVELS, TOTAL_BITS, Tables
 from gencodec.runtime import Model, list_models, onnxfile
 
 Index = NDArray[np.int64]
 OTHERS = (SPRITES, "vq-vae", "vq-vae-2")
 """Families without these tables."""
-TOTAL = 1 << TOTAL_BITS
 HIGHEST = 16 * 255
 MEANS = np.array([0, 1, 7, 8, 9, 15, 16, 17, 1000, 2039, 2040, 2041, 3333, HIGHEST - 8, HIGHEST - 1, HIGHEST])
 
@@ -25,20 +27,22 @@ MEANS = np.array([0, 1, 7, 8, 9, 15, 16, 17, 1000, 2039, 2040, 2041, 3333, HIGHE
 def tables(request: pytest.FixtureRequest, tiny: Model) -> Tables:
     """The tables of the untrained network, and of every model that ships."""
     if request.param == "tiny":
-        constants = tiny.file.constants
+        file = tiny.file
     else:
         card = next(card for card in list_models() if card.name == request.param)
-        constants = onnxfile.read(card.file.read_bytes()).constants
-    return Tables(constants["shapes.cdf"], constants["shapes.rate"])  # type: ignore[arg-type]
+        file = onnxfile.read(card.file.read_bytes())
+    fine = file.metadata["gencodec.family"] == "photo" and file.metadata["gencodec.format"] == FINE_FORMAT
+    constants = (file.constants[f"shapes.{name}"] for name in ("cdf", "rate"))
+    return Tables(*constants, FINE_BITS if fine else TOTAL_BITS)  # type: ignore[arg-type]
 
 
-def sizes(tables: Tables) -> tuple[int, int]:
-    """How many scales and shapes there are."""
-    return len(tables.rate), len(tables.cdf) // tables.points
+def sizes(tables: Tables) -> tuple[int, int, int]:
+    """How many scales and shapes there are, and what a row sums to."""
+    return len(tables.rate), len(tables.cdf) // tables.points, 1 << tables.bits
 
 
 def test_every_row_sums_to_the_total_and_every_level_has_a_unit(tables: Tables) -> None:
-    scales, shapes = sizes(tables)
+    scales, shapes, total = sizes(tables)
     assert (scales, shapes) == (64, 8)
     rng = np.random.default_rng(0)
     levels = np.arange(LEVELS)[:, None]
@@ -49,19 +53,19 @@ def test_every_row_sums_to_the_total_and_every_level_has_a_unit(tables: Tables) 
         arguments = (np.broadcast_to(a, extent) for a in (levels, mean, np.array(scale), shape))
         left, length = tables.interval(*arguments)
         assert (length > 0).all()
-        assert (length.sum(0) == TOTAL).all()
+        assert (length.sum(0) == total).all()
         assert (left[0] == 0).all()
         np.testing.assert_array_equal(left[1:], left[:-1] + length[:-1])
 
 
 def test_find_inverts_interval_for_every_quantile_of_sampled_rows(tables: Tables) -> None:
     rng = np.random.default_rng(1)
-    scales, shapes = sizes(tables)
-    quantile = np.arange(TOTAL)
+    scales, shapes, total = sizes(tables)
+    quantile = np.arange(total)
     picks = [(0, 0, 0), (HIGHEST, scales - 1, shapes - 1), (2040, 0, shapes - 1), (5, scales - 1, 0)]
     picks += [(rng.integers(HIGHEST + 1), rng.integers(scales), rng.integers(shapes)) for _ in range(20)]
-    for pick in picks:
-        row = [np.full(TOTAL, value, np.int64) for value in pick]
+    for pick in picks[:: 1 if tables.bits == TOTAL_BITS else 4]:
+        row = [np.full(total, value, np.int64) for value in pick]
         level, left, length = tables.find(quantile, *row)
         expected_left, expected_length = tables.interval(np.arange(LEVELS), *(r[:LEVELS] for r in row))
         np.testing.assert_array_equal(level, np.repeat(np.arange(LEVELS), expected_length))
@@ -73,13 +77,13 @@ def test_find_inverts_interval_for_every_quantile_of_sampled_rows(tables: Tables
 @given(st.data())
 def test_find_inverts_interval_for_mixed_rows(tables: Tables, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, 60))
-    scales, shapes = sizes(tables)
+    scales, shapes, total = sizes(tables)
 
     def numbers(below: int) -> Index:
         return data.draw(hnp.arrays(np.int64, count, elements=st.integers(0, below - 1)))
 
     mean, scale, shape = numbers(HIGHEST + 1), numbers(scales), numbers(shapes)
-    quantile, level = numbers(TOTAL), numbers(LEVELS)
+    quantile, level = numbers(total), numbers(LEVELS)
     found, left, length = tables.find(quantile, mean, scale, shape)
     assert ((left <= quantile) & (quantile < left + length)).all()
     for expected, again in zip((left, length), tables.interval(found, mean, scale, shape), strict=True):
@@ -91,34 +95,35 @@ def test_find_inverts_interval_for_mixed_rows(tables: Tables, data: st.DataObjec
 
 
 def test_rows_are_centered_and_widen_with_their_scale(tables: Tables) -> None:
-    scales, shapes = sizes(tables)
+    scales, shapes, total = sizes(tables)
     levels = np.arange(LEVELS)
     for shape in range(shapes):
         near = []
         for scale in range(scales):
             row = [np.full(LEVELS, value, np.int64) for value in (16 * 127 + 8, scale, shape)]
             left, length = tables.interval(levels, *row)
-            assert abs(int(left[128]) - TOTAL // 2) < TOTAL // 500
+            assert abs(int(left[128]) - total // 2) < total // 500
             near.append(length[118:138].sum())
         assert (np.diff(near) <= 1).all()
-        assert near[0] > TOTAL * 0.99
-        assert near[-1] < TOTAL * 0.6
+        assert near[0] > total * 0.99
+        assert near[-1] < total * 0.6
 
 
 def test_mass_beyond_the_ends_belongs_to_the_end_levels(tables: Tables) -> None:
-    widest = [np.full(LEVELS, value, np.int64) for value in (0, len(tables.rate) - 1, 0)]
+    scales, _, total = sizes(tables)
+    widest = [np.full(LEVELS, value, np.int64) for value in (0, scales - 1, 0)]
     _, length = tables.interval(np.arange(LEVELS), *widest)
-    assert abs(int(length[0]) - TOTAL // 2) < TOTAL // 64
-    assert length[1:-1].max() < TOTAL // 64
+    assert abs(int(length[0]) - total // 2) < total // 64
+    assert length[1:-1].max() < total // 64
 
 
 def test_wrong_guesses_do_not_matter(tables: Tables) -> None:
     """The floats that guess a level may err on another machine: the integers correct them."""
     rng = np.random.default_rng(2)
-    scales, shapes = sizes(tables)
-    quantile, mean, scale, shape = (rng.integers(0, n, 3000) for n in (TOTAL, HIGHEST + 1, scales, shapes))
+    scales, shapes, total = sizes(tables)
+    quantile, mean, scale, shape = (rng.integers(0, n, 3000) for n in (total, HIGHEST + 1, scales, shapes))
     expected = tables.find(quantile, mean, scale, shape)
-    other = Tables(tables.cdf.reshape(shapes, -1).astype(np.uint16), tables.rate.astype(np.int32))
+    other = copy.copy(tables)
     other.guess = tables.guess[::-1].copy()
     for a, b in zip(other.find(quantile, mean, scale, shape), expected, strict=True):
         np.testing.assert_array_equal(a, b)

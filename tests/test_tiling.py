@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gencodec.codec import tiling
-from gencodec.codec.tiling import GROUP, LARGEST_GROUP, LARGEST_TILE, LOW_TILE, SMALL, TILE, Box, Tiling
+from gencodec.codec.tiling import (
+    GROUP,
+    LARGE,
+    LARGEST_GROUP,
+    LARGEST_TILE,
+    SMALL,
+    STEP,
+    TILE,
+    WIDE_TILE,
+    Box,
+    Tiling,
+)
 from gencodec.errors import InvalidFile
 
 sides = st.one_of(st.integers(1, 300), st.integers(1, 3000), st.sampled_from([127, 128, 129, 1024, 1025]))
@@ -45,18 +56,19 @@ def test_groups_and_tiles_cover_every_pixel_once(width: int, height: int) -> Non
 @given(st.integers(1, 200_000), st.integers(1, 200_000))
 def test_tiles_are_as_even_as_can_be(width: int, height: int) -> None:
     tiles = Tiling.of(width, height)
-    low = LOW_TILE if width * height <= SMALL else TILE
+    aim = sorted([TILE, width * height // (4 * STEP), WIDE_TILE])[1] if width * height <= LARGE else TILE
+    most = GROUP * TILE // aim
     columns, rows = ceil(width / tiles.tile_width), ceil(height / tiles.tile_height)
-    together = columns * rows <= GROUP**2 and max(columns, rows) <= LARGEST_GROUP
-    for side, tile, count, group, aim in (
-        (width, tiles.tile_width, columns, tiles.group_columns, TILE),
-        (height, tiles.tile_height, rows, tiles.group_rows, low),
+    together = width * height <= SMALL and max(columns, rows) <= LARGEST_GROUP
+    for side, tile, count, group in (
+        (width, tiles.tile_width, columns, tiles.group_columns),
+        (height, tiles.tile_height, rows, tiles.group_rows),
     ):
         assert tile % 2 == 0 or tile == side
         assert tile == side or 0 <= tile - side / max(1, round(side / aim)) < 2
         assert tile <= 1.5 * aim
-        assert group == count if together else group <= GROUP
-        assert together or ceil(count / group) == ceil(count / GROUP)
+        assert group == count if together else group <= most
+        assert together or ceil(count / group) == ceil(count / most)
 
 
 def test_a_small_picture_is_one_tile() -> None:
@@ -73,6 +85,7 @@ def test_tiles_and_groups_go_row_by_row() -> None:
 def test_sizes_may_be_chosen_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiling, "TILE", 16)
     monkeypatch.setattr(tiling, "GROUP", 2)
+    monkeypatch.setattr(tiling, "SMALL", 70 * 16)
     assert Tiling.of(70, 16) == Tiling(70, 16, 18, 16, 4, 1)
     assert Tiling.of(150, 16) == Tiling(150, 16, 18, 16, 2, 1)
 
