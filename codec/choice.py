@@ -52,18 +52,23 @@ DRAWN_RATE = 0.5
 for ordinary coders. Photographs with flat grounds take more bits."""
 
 LARGE_PIXELS = 1 << 22
-"""Images with more pixels get a family's model for large ones, up to LARGE_EFFORT: a smaller one, fitted, which takes
-about as long as JPEG XL."""
+"""Images with more pixels get a family's model for large ones, up to LARGE_EFFORT: the smallest one, fitted, which takes
+about as long as JPEG XL. Beyond that they get the medium one, which decodes a megapixel a second on two cores."""
 LARGE_EFFORT = 5
+MEDIUM_EFFORT = 4
+"""Up to this effort other images, too, get the medium model."""
 
 
 def chosen_model(card: ModelCard, pixels: int, effort: int) -> str:
     """The name of the model that codes an image of so many pixels for the family whose best one is `card`."""
+    large = pixels > LARGE_PIXELS
     name = ""
     if effort == 1:
         name = card.quick
-    elif effort <= LARGE_EFFORT and pixels > LARGE_PIXELS:
+    elif large and effort <= LARGE_EFFORT:
         name = card.large
+    elif large or effort <= MEDIUM_EFFORT:
+        name = card.medium
     return name or card.name
 
 

@@ -28,6 +28,9 @@ RAISED = 32
 """What a flag that holds is given as."""
 FINE_FORMAT = "3"
 """Of models whose table rows sum to 2**FINE_BITS."""
+WIDE = 96
+"""Width of layers from which the trunk, when it is computed alone, is worth TRUNK_THREADS threads."""
+TRUNK_THREADS = 4
 NOTHING: Array = np.zeros((0, 0), np.float32)
 
 
@@ -104,7 +107,8 @@ class Network:
     TRUNK, COLORS, TRACE = 0, (0, 1, 2), 3
     repeats_edge = True
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, *, alone: bool = False):
+        """`alone`: nothing else of the picture is computed beside."""
         # a step's arrays are too small to be worth two threads, which would only wait for each other
         self.model = model.serial
         self.total_bits = FINE_BITS if model.format == FINE_FORMAT else TOTAL_BITS
@@ -114,19 +118,21 @@ class Network:
             fields = {name: config[name] for name in names}
             pairs = {name: tuple(map(tuple, fields[name])) for name in ("reach", "trace_at")}
             self.geometry = Geometry(**{**fields, **pairs}, repeats_edge=self.repeats_edge)
-            self.bank, self.inner = int(config["bank"]), int(config["inner"])
+            self.bank, self.inner, hidden = (int(config[name]) for name in ("bank", "inner", "hidden"))
         except (KeyError, TypeError) as error:
             raise InvalidFile(f"the model {model.card.name} does not say how it is built") from error
+        wide = alone and hidden >= WIDE
+        self.trunk_model = model.with_threads(min(model.threads, TRUNK_THREADS)) if wide else self.model
 
     @staticmethod
-    def of(model: Model) -> Network:
+    def of(model: Model, *, alone: bool = False) -> Network:
         """The network of a model of the photo family, by the version of its stages. Raises `InvalidFile`."""
         if model.family != "photo":
             raise InvalidFile(f"the model {model.card.name} is not one of the photo family")
         kinds: dict[str, type[Network]] = {"1": FirstNetwork, "2": Network, FINE_FORMAT: Network}
         if model.format not in kinds:
             raise InvalidFile(f"the model {model.card.name} is of format {model.format}, which is not known here")
-        return kinds[model.format](model)
+        return kinds[model.format](model, alone=alone)
 
     @cached_property
     def nearest(self) -> list[slice]:
@@ -157,7 +163,8 @@ class Network:
 
     def _run(self, stage: int, *arrays: Array) -> list[Array]:
         given = (*arrays, *[NOTHING] * (len(self.INPUTS) - len(arrays)))
-        return self.model.run(stage, dict(zip(self.INPUTS, given, strict=True)))
+        model = self.trunk_model if stage == self.TRUNK else self.model
+        return model.run(stage, dict(zip(self.INPUTS, given, strict=True)))
 
 
 class FirstNetwork(Network):

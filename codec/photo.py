@@ -87,8 +87,9 @@ class Surroundings:
 class PhotoCodec:
     """The two directions, for one model."""
 
-    def __init__(self, model: Model):
-        self.network = Network.of(model)
+    def __init__(self, model: Model, *, alone: bool = False):
+        """`alone`: one thread calls it."""
+        self.network = Network.of(model, alone=alone)
         constants = (model.constant(f"shapes.{name}") for name in ("cdf", "rate"))
         bits = self.network.total_bits
         self.tables = Tables(*constants, bits)  # type: ignore[arg-type]
@@ -336,7 +337,8 @@ def decode(
     for damaged payloads.
     """
     tiling, streams = parsed(payload, shape[1], shape[0])
-    return decoded(PhotoCodec(model).decode_groups, tiling, streams, shape, model.threads, region, progress)
+    codec = PhotoCodec(model, alone=len(streams) == 1)
+    return decoded(codec.decode_groups, tiling, streams, shape, model.threads, region, progress)
 
 
 def decoded(

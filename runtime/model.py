@@ -50,11 +50,15 @@ class Model:
     @cached_property
     def serial(self) -> Model:
         """The same model with one thread an operation, for callers that run several operations at once."""
-        if self.given_threads == 1:
+        return self.with_threads(1)
+
+    def with_threads(self, threads: int) -> Model:
+        """The same model with so many threads an operation."""
+        if self.given_threads == threads:
             return self
         if self.adapted:
-            return Model(self.card, self.file.data, threads=1, device=self.device, optimize=self.optimize)
-        return load(self.card, threads=1, device=self.device, optimize=self.optimize)
+            return Model(self.card, self.file.data, threads=threads, device=self.device, optimize=self.optimize)
+        return load(self.card, threads=threads, device=self.device, optimize=self.optimize)
 
     @cached_property
     def step(self) -> ort.InferenceSession | None:

@@ -41,8 +41,10 @@ class ModelCard:
     """The model that its aliases stand for where pictures were made of luma and chroma codes."""
     quick: str = ""
     """The smaller model that its aliases stand for at effort 1."""
+    medium: str = ""
+    """The smaller model that its aliases stand for at low efforts, and at high ones where pictures have many pixels."""
     large: str = ""
-    """The smaller model that its aliases stand for where pictures have many pixels, by which it is fitted."""
+    """The smallest model, which its aliases stand for where pictures have many pixels."""
     stated_family: str = ""
     """What an exported file says of itself."""
 
@@ -287,8 +289,8 @@ def models_behind(name: str | Path) -> list[ModelCard]:
     found = [find_model(name)]
     if name in found[0].aliases:
         for card in found:  # which grows on the way
-            others = (find_model(other) for other in (card.for_codes, card.quick, card.large) if other)
-            found += [other for other in others if other not in found]
+            names = (card.for_codes, card.quick, card.medium, card.large)
+            found += [other for other in map(find_model, filter(None, names)) if other not in found]
     return found
 
 

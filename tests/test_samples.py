@@ -53,17 +53,18 @@ def installed(monkeypatch: pytest.MonkeyPatch, tiny_file: Path, adaptive_file: P
             sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
             aliases=aliases,
             for_codes=for_codes,
-            quick=quick,
-            large=large,
         )
-        for name, wire_id, file, aliases, for_codes, quick, large in (
-            ("photo-own.1", 60001, tiny_file, ("own",), "photo-owncodes.1", "photo-ownquick.1", "photo-ownlarge.1"),
-            ("photo-owncodes.1", 60002, adaptive_file, (), "", "", ""),
-            ("photo-ownquick.1", 60003, tiny_file, (), "photo-quickcodes.1", "", ""),
-            ("photo-quickcodes.1", 60004, adaptive_file, (), "", "", ""),
-            ("photo-ownlarge.1", 60005, tiny_file, (), "photo-quickcodes.1", "", ""),
+        for name, wire_id, file, aliases, for_codes in (
+            ("photo-own.1", 60001, tiny_file, ("own",), "photo-owncodes.1"),
+            ("photo-owncodes.1", 60002, adaptive_file, (), ""),
+            ("photo-ownquick.1", 60003, tiny_file, (), "photo-quickcodes.1"),
+            ("photo-quickcodes.1", 60004, adaptive_file, (), ""),
+            ("photo-ownmedium.1", 60006, tiny_file, (), "photo-owncodes.1"),
+            ("photo-ownlarge.1", 60005, tiny_file, (), "photo-quickcodes.1"),
         )
     ]
+    smaller = {name: f"photo-own{name}.1" for name in ("quick", "medium", "large")}
+    cards[0] = replace(cards[0], **smaller)
     monkeypatch.setattr(registry, "MODELS", (*registry.MODELS, *cards))
 
 
@@ -121,10 +122,13 @@ def test_colors_stay_colors(model: str) -> None:
     ("model", "effort", "large", "expected"),
     [
         ("own", 1, False, "photo-ownquick.1"),
-        ("own", 2, False, "photo-own.1"),
+        ("own", 2, False, "photo-ownmedium.1"),
+        ("own", 4, False, "photo-ownmedium.1"),
+        ("own", 5, False, "photo-own.1"),
         ("own", 1, True, "photo-ownquick.1"),
+        ("own", 2, True, "photo-ownlarge.1"),
         ("own", 5, True, "photo-ownlarge.1"),
-        ("own", 6, True, "photo-own.1"),
+        ("own", 6, True, "photo-ownmedium.1"),
         ("photo-own.1", 1, True, "photo-own.1"),
         ("photo-own.1", 5, True, "photo-own.1"),
     ],
