@@ -95,8 +95,7 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
 def pool_of(pixels: Pixels, model: Model, workers: Executor) -> Pool:
     """The training step's inputs for up to MOST_PIXELS of `pixels`, from tiles all over the picture."""
     height, width, _ = pixels.shape
-    tiling = Tiling.by_side(width, height, TILE)
-    tiles = [tile for group in tiling.groups() for tile in tiling.tiles(group)]
+    tiles = list(Tiling.by_side(width, height, TILE).all_tiles())
     share = min(1.0, MOST_PIXELS / (height * width))
     chosen = np.unique(np.linspace(0, len(tiles) - 1, max(1, int(len(tiles) * share))).round().astype(int))
     codec = PhotoCodec(model)

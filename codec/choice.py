@@ -52,8 +52,8 @@ DRAWN_RATE = 0.5
 for ordinary coders. Photographs with flat grounds take more bits."""
 
 LARGE_PIXELS = 1 << 22
-"""Images with more pixels get a family's model for large ones, up to LARGE_EFFORT: the smallest one, fitted, which takes
-about as long as JPEG XL. Beyond that they get the medium one, which decodes a megapixel a second on two cores."""
+"""Images with more pixels get a family's model for large ones, up to LARGE_EFFORT: the smallest one, fitted, which
+takes about as long as JPEG XL. Beyond that they get the medium one, which decodes a megapixel a second on two cores."""
 LARGE_EFFORT = 5
 MEDIUM_EFFORT = 4
 """Up to this effort other images, too, get the medium model."""

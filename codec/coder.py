@@ -1,8 +1,9 @@
-"""The entropy coder: intervals out of 2**16 or 2**20 on a constriction ANS stack, and what stands in its place for sampling.
+"""The entropy coder: intervals of symbols on a constriction ANS stack, and what stands in its place for sampling.
 
-ANS is a bijection between naturals (Duda 2013, arXiv 1311.2540), so a symbol with the integer interval
-[left, left + length) is coded with uniform distributions alone: pop r out of `length`, push left + r out of
-2**16. Popping what an empty stack does not hold gives zeros, and the decoder ends with an empty stack again.
+Intervals are out of 2**16 or 2**20. ANS is a bijection between naturals (Duda 2013, arXiv 1311.2540), so a symbol with
+the integer interval [left, left + length) is coded with uniform distributions alone: pop r out of `length`, push
+left + r out of the total. Popping what an empty stack does not hold gives zeros, and the decoder ends with an empty
+stack again.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ class FineCoder(IntervalCoder):
         sizes, plain, open_ = _parts(length)
         rest = _joined(self.stack.decode(_ANY, sizes), plain, open_)
         self.stack.encode_reverse((left + rest).astype(np.int32), _FINE_QUANTILE)
-        self.bits += _fine_information(length)
+        self.bits += information(length, FINE_BITS)
 
     def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], starts: Index, counts: Index) -> None:
         left, length = (symbols >> FINE_BITS).astype(np.int64), (symbols & (FINE_TOTAL - 1)).astype(np.int64)
@@ -216,13 +217,13 @@ class FineCoder(IntervalCoder):
             sizes, plain, open_ = _parts(length[block])
             rest = _joined(self.stack.decode(_ANY, sizes), plain, open_)
             self.stack.encode_reverse((left[block] + rest).astype(np.int32), _FINE_QUANTILE)
-        self.bits += _fine_information(length)
+        self.bits += information(length, FINE_BITS)
 
     def pop_quantiles(self, count: int) -> Index:
         return self.stack.decode(_FINE_QUANTILE, count).astype(np.int64)
 
     def restore(self, rest: Index, length: Index) -> None:
-        self.bits -= _fine_information(length)
+        self.bits -= information(length, FINE_BITS)
         sizes, plain, open_ = _parts(length)
         upper = rest >> plain
         if (upper >= length >> plain).any():
@@ -252,10 +253,6 @@ def _joined(parts: NDArray[np.int32], plain: Index, open_: NDArray[np.bool_]) ->
     rest <<= plain
     rest[plain > 0] += parts[count:]
     return rest
-
-
-def _fine_information(length: Index) -> float:
-    return information(length) + (FINE_BITS - TOTAL_BITS) * length.size
 
 
 class RandomCoder:
@@ -315,6 +312,6 @@ def runs(count: int) -> list[slice]:
     return [slice(at, min(at + RUN, count)) for at in range(0, count, RUN)]
 
 
-def information(length: Units) -> float:
-    """Ideal code length in bits of symbols with intervals of these lengths out of 2**16."""
-    return float(TOTAL_BITS * length.size - np.log2(length).sum())
+def information(length: Units, total_bits: int = TOTAL_BITS) -> float:
+    """Ideal code length in bits of symbols with intervals of these lengths out of 2**`total_bits`."""
+    return float(total_bits * length.size - np.log2(length).sum())

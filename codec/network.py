@@ -29,7 +29,7 @@ RAISED = 32
 FINE_FORMAT = "3"
 """Of models whose table rows sum to 2**FINE_BITS."""
 WIDE = 96
-"""Width of layers from which the trunk, when it is computed alone, is worth TRUNK_THREADS threads."""
+"""Width of layers from which a trunk, when it is computed alone, is worth TRUNK_THREADS threads."""
 TRUNK_THREADS = 4
 NOTHING: Array = np.zeros((0, 0), np.float32)
 
@@ -121,8 +121,8 @@ class Network:
             self.bank, self.inner, hidden = (int(config[name]) for name in ("bank", "inner", "hidden"))
         except (KeyError, TypeError) as error:
             raise InvalidFile(f"the model {model.card.name} does not say how it is built") from error
-        wide = alone and hidden >= WIDE
-        self.trunk_model = model.with_threads(min(model.threads, TRUNK_THREADS)) if wide else self.model
+        self.wide = hidden >= WIDE
+        self.trunk_model = model.with_threads(min(model.threads, TRUNK_THREADS)) if alone and self.wide else self.model
 
     @staticmethod
     def of(model: Model, *, alone: bool = False) -> Network:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec import features
-from gencodec.codec.coder import FineCoder, IntervalCoder
+from gencodec.codec import features, symmetry
+from gencodec.codec.coder import FineCoder, IntervalCoder, information
 from gencodec.codec.network import Array, Hidden, Neighborhood, Network
 from gencodec.codec.tables import FINE_BITS, Tables
 from gencodec.codec.tiling import Box, Tiling
@@ -40,6 +40,8 @@ Intervals = NDArray[np.uint32] | NDArray[np.uint64]
 Progress = Callable[[float], None]
 
 HEADER = struct.Struct("<HHBB")
+TURN_AT, TURN_SHIFT = 4, 5
+"""The byte of HEADER whose upper bits, from TURN_SHIFT on, hold the symmetry that the picture was turned by."""
 LENGTH = struct.Struct("<I")
 CODING_ORDER = (1, 0, 2)
 """Channel numbers of green, red, blue."""
@@ -106,6 +108,14 @@ class PhotoCodec:
                 level = tile[color, 0, band].ravel().astype(np.int64)
                 left, length = self.tables.interval(level, d.mean, d.scale, d.shape)
                 result[color, band] = (left << self.tables.bits | length).reshape(-1, extent[1])
+
+    def bits(self, pixels: Pixels) -> float:
+        """Code length of `pixels` (height, width, 1 or 3) as one tile, by the model's own probabilities."""
+        height, width, colors = pixels.shape
+        found = np.zeros((colors, height, width), self.coder.PACKED)
+        self.put_intervals(pixels, Box(0, 0, width, height), found)
+        lengths = (found & ((1 << self.tables.bits) - 1)).astype(np.int64)
+        return information(lengths, self.tables.bits)
 
     def bands(
         self, tile: Array, valid: NDArray[np.bool_], colors: int
@@ -279,8 +289,11 @@ def gathered(pixels: Pixels, box: Box, extent: tuple[int, int]) -> tuple[Array, 
     return tile, valid
 
 
-def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) -> Encoded:
-    """Code `pixels` (height, width, 1 or 3) uint8 without loss."""
+def encode(pixels: Pixels, model: Model, *, turn: int = 0, progress: Progress | None = None) -> Encoded:
+    """Code `pixels` (height, width, 1 or 3) uint8 without loss.
+
+    `turn`: the symmetry that they have been turned by (`gencodec.codec.symmetry`), for the decoder to turn them back.
+    """
     height, width, _ = pixels.shape
     tiling = Tiling.of(width, height)
     groups = list(tiling.groups())
@@ -310,7 +323,9 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Encoded(packed(tiling, streams), bits)
+    payload = bytearray(packed(tiling, streams))
+    payload[TURN_AT] |= turn << TURN_SHIFT
+    return Encoded(bytes(payload), bits)
 
 
 def one_ahead(items: Iterable[T]) -> Iterator[T]:
@@ -336,9 +351,31 @@ def decode(
     `region` is (x, y, width, height); only groups of tiles that overlap it are decoded. Raises `InvalidFile`
     for damaged payloads.
     """
-    tiling, streams = parsed(payload, shape[1], shape[0])
+    turn, payload = unmarked(payload)
+    whole = Box(0, 0, shape[1], shape[0])
+    extent = symmetry.turned_box(whole, turn, whole.width, whole.height)
+    part = symmetry.turned_box(Box(*region), turn, whole.width, whole.height) if region else None
+    tiling, streams = parsed(payload, extent.width, extent.height)
     codec = PhotoCodec(model, alone=len(streams) == 1)
-    return decoded(codec.decode_groups, tiling, streams, shape, model.threads, region, progress)
+    pixels = decoded(
+        codec.decode_groups,
+        tiling,
+        streams,
+        (extent.height, extent.width, shape[2]),
+        model.threads,
+        (part.x, part.y, part.width, part.height) if part else None,
+        progress,
+    )
+    return cast(Pixels, symmetry.turned_back(pixels, turn))
+
+
+def unmarked(payload: bytes) -> tuple[int, bytes]:
+    """The symmetry that a payload's picture was turned by, and the payload without it. Raises `InvalidFile`."""
+    if len(payload) < HEADER.size:
+        raise InvalidFile("the coded pixels are truncated")
+    plain = bytearray(payload)
+    plain[TURN_AT] &= (1 << TURN_SHIFT) - 1
+    return payload[TURN_AT] >> TURN_SHIFT, bytes(plain)
 
 
 def decoded(

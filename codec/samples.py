@@ -6,12 +6,13 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec import choice, colorcodes, ordinary
+from gencodec.codec import choice, colorcodes, ordinary, symmetry
 from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind, least_payload
 from gencodec.codec.image import PACKED_DEPTHS, Pixels
 from gencodec.errors import InvalidFile, UnsupportedImage
@@ -193,8 +194,10 @@ def _codes_of(color: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Section] | N
 
 def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, listener: Listener) -> tuple[Section, ...]:
     """The section of a model's payload, with that of its changes where they make both together smaller."""
-    from gencodec.codec import adapting, codecs
+    from gencodec.codec import adapting, codecs, photo
 
+    turn = symmetry.chosen(samples, model, effort)
+    samples = cast(NDArray[np.uint8], symmetry.turned(samples, turn)) if turn else samples
     done = 0.0
 
     def report(step: int, steps: int, bits: float) -> None:
@@ -207,7 +210,8 @@ def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, list
 
     def coded(used: Model, last: float = 1.0) -> Section:
         nonlocal done
-        encoded = codecs.codec_of(used).encode(samples, used, progress=listener.part(done, last))
+        encode = partial(photo.encode, turn=turn) if turn else codecs.codec_of(used).encode
+        encoded = encode(samples, used, progress=listener.part(done, last))
         done = last
         reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
         estimate = int(np.ceil(encoded.estimate_bits / 8))

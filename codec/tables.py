@@ -40,8 +40,8 @@ class Tables:
     def __init__(self, cdf: NDArray[np.uint16], rate: NDArray[np.int32], bits: int = TOTAL_BITS):
         """Rows sum to 2**`bits`, 16 or more.
 
-        `cdf`: (shapes, points) from 0 to (2**bits - 256) / 2**(bits - 16), rising; `rate`: (scales,) points per sixteenth
-        times 256.
+        `cdf`: (shapes, points) from 0 to (2**bits - 256) / 2**(bits - 16), rising; `rate`: (scales,) points per
+        sixteenth times 256.
         """
         self.bits = bits
         self.half = (cdf.shape[1] - 1) // 2

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import gencodec
 from gencodec import GencodecError, UsageError
-from gencodec.codec import adaptation, adapting, choice, photo, samples, tiling
+from gencodec.codec import adaptation, adapting, choice, photo, samples, symmetry, tiling
 from gencodec.codec import container as gnc
 from gencodec.codec.adapting import Adapted, Adapter, adapted, pool_of
 from gencodec.codec.container import SectionKind
@@ -300,6 +300,7 @@ def test_models_that_cannot_adapt_do_not(
     else:
         model = tiny if name == "tiny" else load(name, threads=1, device="cpu")
     monkeypatch.setattr(adapting, "pool_of", None)
+    monkeypatch.setattr(symmetry, "chosen", lambda *_: 0)
     assert adapted(pixels, model, 9) is None
     small = pixels[:70, :130]
     sections = coded(small, model, 9)

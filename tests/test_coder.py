@@ -184,7 +184,7 @@ def test_fine_blocks_pushed_at_once_are_those_pushed_in_turn(several: list[list[
     one, other = FineCoder(), FineCoder()
     for left, length in pushed:
         one.push(left, length)
-    left, length = (np.concatenate([np.zeros(0, np.int64), *arrays]) for arrays in (zip(*pushed) if pushed else ((), ())))
+    left, length = np.concatenate([np.zeros((2, 0), np.int64), *map(np.stack, pushed)], 1)
     counts = np.array([len(left) for left, _ in pushed], np.int64)
     symbols = (left.astype(np.uint64) << np.uint64(20)) | length.astype(np.uint64)
     other.push_blocks(symbols, np.cumsum(counts) - counts, counts)
