@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 STEPS = (0, 25, 50, 90, 140, 200, 300, 500, 900)
 """Of gradient descent, by effort from 1 to 9."""
-RATE = 0.0485
-"""What a weight changes by at a step, at first, times the root of the widest layer's rows, or of NARROW if these are
-fewer; it falls to zero in a straight line."""
+RATE = 0.0184
+"""What a weight changes by at a step, at first, times the fourth root of the widest layer's rows, or of NARROW if these
+are fewer; it falls to zero in a straight line."""
 NARROW = 32
 SLOW = 120
 """Fewer steps than this begin slower: they have no time to settle."""
 WARMUP = 10
 """Steps in which the rate rises."""
-PRICE = 2.0
+PRICE = 1.6
 """Weight of the changes' bits in the loss: more than 1, since what they gain on some pixels is less on the others."""
 PARTS = 4
 """Batches of a step, which run side by side: each is small enough for a core's cache."""
@@ -46,6 +46,9 @@ RUN = 16
 """Neighboring pixels that are drawn together: a cache line."""
 DEAD_ZONE = 0.35
 """Share of a step that is rounded up to the next."""
+WHOLE = 0.6
+"""Share of the descent after which gradients are taken at changes in whole steps, so that those that are sent make up
+for what rounding takes from the others."""
 MOST_PIXELS = 1 << 18
 """Pixels that are looked at: of larger pictures, tiles all over it."""
 LEAST_PIXELS = 1 << 13
@@ -156,6 +159,10 @@ class Fit:
         weight, bias = (o.step(part) for o, part in zip(self.optimizers, parts, strict=True))
         self.change -= pace * np.concatenate([weight, bias[:, None]], 1) / self.step
 
+    def whole(self) -> Array:
+        """The change in whole steps."""
+        return np.trunc(self.change + np.copysign(np.float32(DEAD_ZONE), self.change))
+
 
 class Adapter:
     """Gradient descent on one picture."""
@@ -187,9 +194,9 @@ class Adapter:
     def run(self, steps: int, report: Report | None = None) -> None:
         """Go so many steps."""
         width = max(NARROW, *(len(fit.start) for fit in self.fits))
-        rate = RATE / math.sqrt(width) * min(1.0, math.sqrt(steps / SLOW))
+        rate = RATE / width**0.25 * min(1.0, math.sqrt(steps / SLOW))
         for index in range(steps):
-            bits, gradients = self.gradients()
+            bits, gradients = self.gradients(whole=index >= WHOLE * steps)
             pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)
             price = PRICE / math.log(2) / self.symbols
             for fit, gradient in zip(self.fits, gradients, strict=True):
@@ -197,9 +204,13 @@ class Adapter:
             if report:
                 report(index + 1, steps, bits)
 
-    def gradients(self) -> tuple[float, list[Array]]:
-        """Mean bits a subpixel of a random batch, and each layer's gradients (rows, columns + 1)."""
-        bits, *rest = self.mean_outputs(None, [fit.change for fit in self.fits], PARTS, self.rng)
+    def gradients(self, *, whole: bool) -> tuple[float, list[Array]]:
+        """Mean bits a subpixel of a random batch, and each layer's gradients (rows, columns + 1).
+
+        `whole`: with the changes in whole steps.
+        """
+        changes = [fit.whole() if whole else fit.change for fit in self.fits]
+        bits, *rest = self.mean_outputs(None, changes, PARTS, self.rng)
         pairs = [np.concatenate([w, b[:, None]], 1) for w, b in zip(rest[::2], rest[1::2], strict=True)]
         return float(bits), pairs
 
@@ -226,8 +237,8 @@ class Adapter:
 
     def rounded(self) -> Changes:
         """The changes in whole steps."""
-        whole = {f.layer: np.trunc(f.change + np.copysign(DEAD_ZONE, f.change)).astype(np.int64) for f in self.fits}
-        return {layer.name: layer.allowed(changes, self.coarseness) for layer, changes in whole.items()}
+        whole = ((fit.layer, fit.whole().astype(np.int64)) for fit in self.fits)
+        return {layer.name: layer.allowed(changes, self.coarseness) for layer, changes in whole}
 
     def measured(self, changes: Changes) -> float:
         """Mean bits a subpixel with `changes`, over CHECKED batches, always the same."""

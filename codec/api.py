@@ -97,8 +97,8 @@ def compress(
 
     `image`: an Image; an array of shape (H, W) or (H, W, C) and dtype bool, uint8 or uint16; or an image
     file as a path, an open binary file or bytes. `model` is a model's name or alias, or the path of an
-    exported ONNX file, by default `photo` or, with loss, `nvae-lossy`; `photo` stands for several models: for effort 1,
-    for large images up to effort 5, for all others, and for pictures that were made of luma and chroma codes.
+    exported ONNX file, by default `photo` or, with loss, `nvae-lossy`; `photo` stands for several models, by effort, by
+    the image's size, and for pictures that were made of luma and chroma codes.
     `effort` from 1 to 9: how long a lossless model is fitted to the image, from not at all to as long as it pays.
 
     A `quality` from 1 to 100, a `target_bpp` in bits a pixel of the whole file, or a `target_psnr`, the least PSNR in

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gencodec.errors import unknown_name
 from gencodec.models.glow import Glow, GlowConfig
+from gencodec.models.grow import grown
 from gencodec.models.lossy import BetaVAEConfig, Lossy, LossyConfig
 from gencodec.models.nice import Nice, NiceConfig
 from gencodec.models.nvae import NVAE, NVAEConfig
@@ -35,6 +36,9 @@ class Family:
     """Of a config, a network that takes tiles (3, batch, height, width) of gray levels, green, red and blue, and gives
     code lengths whose mean is in bits a subpixel: of the same shape, or one a tile. Lossy ones add what errors cost."""
 
+    grow: Callable[[Any, Any, dict[str, Tensor]], dict[str, Tensor]] | None = None
+    """Of two configs and the first one's weights, those of the second that compute the same. Raises `ValueError`."""
+
     def configured(self, settings: Sequence[str]) -> Any:
         """The default sizes with `NAME=VALUE` settings applied. Raises `UsageError`."""
         return replace(self.config(), **parsed(self.config, settings, self.name))
@@ -47,7 +51,7 @@ class Family:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("photo", PhotoConfig, Photo),
+        Family("photo", PhotoConfig, Photo, grown),
         Family("pixelcnn", PixelCNNConfig, PixelCNN),
         Family("pixelrnn", PixelRNNConfig, PixelRNN),
         Family("nice", NiceConfig, Nice),

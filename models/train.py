@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,18 @@ def prepared(family: Family, config: Any, course: Course, processes: Processes) 
     trainer = Trainer(network, course.schedule, course.checkpoint, about, seed=course.seed, processes=processes)
     with fitting(family):
         if course.start:
-            trainer.start_from(course.start)
+            trainer.start_from(course.start, partial(weights_for, family, config))
         if course.resume:
             trainer.resume()
     return trainer
+
+
+def weights_for(family: Family, config: Any, state: dict[str, Any]) -> dict[str, Tensor]:
+    """A checkpoint's averaged weights for a network of the sizes `config`, grown where these are larger."""
+    former = family.config(**{**asdict(family.config()), **state.get("config", {})})
+    if former == config or family.grow is None:
+        return state["averaged"]
+    return family.grow(former, config, state["averaged"])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -261,11 +262,13 @@ class Trainer:
         self.averaged_from = state["averaged_from"]
         self.set_exact(state["exact"])
 
-    def start_from(self, checkpoint: Path) -> None:
-        """Take the averaged weights of another training as the starting point."""
-        state = torch.load(checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["averaged"])
-        self.averaged.load_state_dict(state["averaged"])
+    def start_from(
+        self, checkpoint: Path, weights_of: Callable[[dict[str, Any]], dict[str, Tensor]] = itemgetter("averaged")
+    ) -> None:
+        """Take the averaged weights of another training, or what `weights_of` makes of its state, to start from."""
+        weights = weights_of(torch.load(checkpoint, map_location=self.device, weights_only=True))
+        self.model.load_state_dict(weights)
+        self.averaged.load_state_dict(weights)
 
 
 @contextmanager

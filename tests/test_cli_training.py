@@ -183,7 +183,7 @@ def test_held_out_bits_are_means_over_tiles_and_draw_the_same_noise(monkeypatch:
         (("photo", "--data", "PHOTOS", "--checkpoint", "OLD"), "--resume goes on with it"),
         (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--set", "hiden=3"), "did you mean hidden?"),
         (
-            ("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "OLD", "--set", "hidden=9"),
+            ("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "OLD", "--set", "hidden=1"),
             "does not fit",
         ),
         (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "BROKEN"), "does not fit"),
