@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from gencodec.errors import UsageError
 if TYPE_CHECKING:
     from gencodec.runtime import Model
 
-STEPS = (0, 25, 50, 90, 140, 200, 300, 500, 900)
+STEPS = (0, 25, 50, 90, 140, 200, 300, 400, 600)
 """Of gradient descent, by effort from 1 to 9."""
 RATE = 0.0184
 """What a weight changes by at a step, at first, times the fourth root of the widest layer's rows, or of NARROW if these
@@ -199,8 +200,8 @@ class Adapter:
             bits, gradients = self.gradients(whole=index >= WHOLE * steps)
             pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)
             price = PRICE / math.log(2) / self.symbols
-            for fit, gradient in zip(self.fits, gradients, strict=True):
-                fit.move(gradient, pace, price)
+            moves = partial(Fit.move, pace=pace, price=price)
+            list(self.workers.map(moves, self.fits, gradients))
             if report:
                 report(index + 1, steps, bits)
 
