@@ -143,6 +143,28 @@ def test_grey_pictures_have_no_gradients_of_other_colors(adaptive: Model, pixels
         assert (gradient != 0).any() == (not fit.layer.name.startswith(("red", "blue")))
 
 
+def test_gradients_are_those_of_whole_changes_towards_the_end(
+    adaptive: Model, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Changes that would be rounded to nothing count as nothing there."""
+    found = {}
+    for change in (0.0, 0.6, 1.0):
+        for whole in (False, True):
+            adapter = adapter_of(pixels, adaptive)
+            for fit in adapter.fits:
+                fit.change[...] = change
+            found[change, whole] = adapter.gradients(whole=whole)[0]
+    assert found[0.6, True] == found[0.0, True] == found[0.0, False]
+    assert found[0.6, False] not in (found[0.0, False], found[1.0, False])
+    assert found[1.0, True] == found[1.0, False]
+    asked: list[bool] = []
+    adapter = adapter_of(pixels, adaptive)
+    gradients = adapter.gradients
+    monkeypatch.setattr(adapter, "gradients", lambda *, whole: asked.append(whole) or gradients(whole=whole))
+    adapter.run(10)
+    assert asked == [False] * 6 + [True] * 4
+
+
 def test_the_starting_weights_are_the_models(adaptive: Model, adaptive_photo: Photo, pixels: Pixels) -> None:
     adapter = adapter_of(pixels, adaptive)
     weights = adapter.weights([fit.change for fit in adapter.fits])
