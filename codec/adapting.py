@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from gencodec.runtime import Model
 
 STEPS = (0, 25, 50, 90, 140, 200, 300, 400, 600)
-"""Of gradient descent, by effort from 1 to 9."""
+"""Of gradient descent, by effort from 1 to 9; half as many again for layers of WIDE rows and more."""
+WIDE = 128
 RATE = 0.0184
 """What a weight changes by at a step, at first, times the fourth root of the widest layer's rows, or of NARROW if these
 are fewer; it falls to zero in a straight line."""
@@ -80,9 +81,11 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
 
     `effort` from 1 (not at all) to 9. Raises `UsageError` where the training step is not the model's.
     """
-    count, size = STEPS[effort - 1], pixels.shape[0] * pixels.shape[1]
-    if not count or size < LEAST_PIXELS or not adaptation.layers(model) or model.step is None:
+    size = pixels.shape[0] * pixels.shape[1]
+    if effort == 1 or size < LEAST_PIXELS or not (layers := adaptation.layers(model)) or model.step is None:
         return None
+    wide = max(len(layer.weight) for layer in layers) >= WIDE
+    count = STEPS[effort - 1] * (3 if wide else 2) // 2
     with ThreadPoolExecutor(model.threads) as workers:
         adapter = Adapter(model, model.step, pool_of(pixels, model, workers), pixels.shape, workers)
         plain = adapter.measured(adapter.rounded())
