@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gencodec.codec import bitsback  # noqa: F401  # loaded before the modules that it needs are replaced
+from gencodec.codec import bitsback, symmetry  # noqa: F401  # loaded before the modules that they need are replaced
 from gencodec.errors import InvalidFile, UnknownModel, UsageError
 
 WEIGHTS = "5e" * 32
@@ -26,6 +26,7 @@ class Card:
     sha256: str = WEIGHTS
     for_codes: str = ""
     quick: str = ""
+    medium: str = ""
     large: str = ""
     family: str = "photo"
 
@@ -48,7 +49,7 @@ class Encoded:
 
 @dataclass
 class StandIn:
-    """Counts the calls; `padding` zero bytes are put after every payload. No picture is worth adapting to."""
+    """Counts the calls; `padding` zero bytes follow every payload. No picture is worth adapting to or turning."""
 
     padding: int = 0
     encoded: int = 0
@@ -68,6 +69,7 @@ class StandIn:
             model_for=model_for,
             load=lambda card, **_: Model(card),
         )
+        monkeypatch.setattr(symmetry, "chosen", lambda *_: 0)
         for name, module in modules.items():
             parent, _, child = f"gencodec.{name}".rpartition(".")
             monkeypatch.setitem(sys.modules, f"gencodec.{name}", module)
