@@ -205,18 +205,14 @@ class FineCoder(IntervalCoder):
     PACKED = np.uint64
 
     def push(self, left: Index, length: Index) -> None:
-        sizes, plain, open_ = _parts(length)
-        rest = _joined(self.stack.decode(_ANY, sizes), plain, open_)
-        self.stack.encode_reverse((left + rest).astype(np.int32), _FINE_QUANTILE)
+        self._put(left, length)
         self.bits += information(length, FINE_BITS)
 
     def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], starts: Index, counts: Index) -> None:
         left, length = (symbols >> FINE_BITS).astype(np.int64), (symbols & (FINE_TOTAL - 1)).astype(np.int64)
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
             block = slice(start, start + count)
-            sizes, plain, open_ = _parts(length[block])
-            rest = _joined(self.stack.decode(_ANY, sizes), plain, open_)
-            self.stack.encode_reverse((left[block] + rest).astype(np.int32), _FINE_QUANTILE)
+            self._put(left[block], length[block])
         self.bits += information(length, FINE_BITS)
 
     def pop_quantiles(self, count: int) -> Index:
@@ -231,6 +227,12 @@ class FineCoder(IntervalCoder):
         has_plain = plain > 0
         parts = np.concatenate([upper[open_], (rest - (upper << plain))[has_plain]])
         self.stack.encode_reverse(parts.astype(np.int32), _ANY, sizes)
+
+    def _put(self, left: Index, length: Index) -> None:
+        """Push a block of symbols."""
+        sizes, plain, open_ = _parts(length)
+        rest = _joined(self.stack.decode(_ANY, sizes), plain, open_)
+        self.stack.encode_reverse((left + rest).astype(np.int32), _FINE_QUANTILE)
 
 
 def _parts(length: Index) -> tuple[NDArray[np.int32], Index, NDArray[np.bool_]]:

@@ -197,7 +197,7 @@ def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, list
     from gencodec.codec import adapting, codecs, photo
 
     turn = symmetry.chosen(samples, model, effort)
-    samples = cast(NDArray[np.uint8], symmetry.turned(samples, turn)) if turn else samples
+    samples = cast(NDArray[np.uint8], symmetry.turned(samples, turn))
     done = 0.0
 
     def report(step: int, steps: int, bits: float) -> None:

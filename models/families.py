@@ -43,9 +43,13 @@ class Family:
         """The default sizes with `NAME=VALUE` settings applied. Raises `UsageError`."""
         return replace(self.config(), **parsed(self.config, settings, self.name))
 
+    def sized(self, sizes: dict[str, Any]) -> Any:
+        """The config of sizes that a checkpoint holds; those that it lacks are the default ones."""
+        return self.config(**{**asdict(self.config()), **sizes})
+
     def restored(self, sizes: dict[str, Any]) -> nn.Module:
         """A network of the sizes that a checkpoint holds."""
-        return self.build(self.config(**{**asdict(self.config()), **sizes}))
+        return self.build(self.sized(sizes))
 
 
 FAMILIES = {

@@ -34,7 +34,6 @@ def grown(small: PhotoConfig, large: PhotoConfig, weights: dict[str, Tensor]) ->
         weight[places[0]] = 0
         weight[places[0][:, None], places[1]] = weights[f"{name}.weight"]
         bias[places[0]] = weights[f"{name}.bias"]
-        result[f"{name}.weight"] = weight
     return {**result, **{name: value for name, value in weights.items() if name.startswith("shapes.")}}
 
 

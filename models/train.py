@@ -113,7 +113,7 @@ def chosen_sizes(family: Family, sizes: list[str], course: Course) -> Any:
             raise UsageError(f"the checkpoint {former} is of the family {state['family']}, not {family.name}")
         if sizes:
             return family.configured(sizes)
-        return family.config(**{**asdict(family.config()), **state.get("config", {})})
+        return family.sized(state.get("config", {}))
 
 
 def prepared(family: Family, config: Any, course: Course, processes: Processes) -> Trainer:
@@ -131,7 +131,7 @@ def prepared(family: Family, config: Any, course: Course, processes: Processes) 
 
 def weights_for(family: Family, config: Any, state: dict[str, Any]) -> dict[str, Tensor]:
     """A checkpoint's averaged weights for a network of the sizes `config`, grown where these are larger."""
-    former = family.config(**{**asdict(family.config()), **state.get("config", {})})
+    former = family.sized(state.get("config", {}))
     if former == config or family.grow is None:
         return state["averaged"]
     return family.grow(former, config, state["averaged"])

@@ -205,36 +205,27 @@ def test_fine_intervals_cost_their_information(longest: int) -> None:
     assert 8 * (len(coder.to_bytes()) - before) < coder.bits - known + 30
 
 
-@settings(deadline=None, max_examples=100)
-@given(st.binary(max_size=200), st.lists(fine_intervals(), max_size=30))
-def test_damaged_words_never_fail_the_fine_coder_otherwise(data: bytes, pairs: list[tuple[int, int]]) -> None:
-    try:
-        coder = FineCoder.from_bytes(data)
-    except InvalidFile:
-        return
-    for left, length in pairs:
-        quantile = int(coder.pop_quantiles(1)[0])
-        assert 0 <= quantile < FINE_TOTAL
-        inside = min(max(quantile - left, 0), length - 1)
-        try:
-            coder.restore(np.array([inside]), np.array([length]))
-        except InvalidFile:
-            return
-    assert len(coder.to_bytes()) <= len(data) + 4 * (len(pairs) + 2)
-
-
-@settings(deadline=None, max_examples=100)
-@given(st.binary(max_size=200), st.lists(intervals(), max_size=30))
-def test_damaged_words_never_fail_otherwise(data: bytes, pairs: list[tuple[int, int]]) -> None:
+@settings(deadline=None, max_examples=200)
+@given(
+    st.binary(max_size=200),
+    st.one_of(
+        st.tuples(st.just((IntervalCoder, TOTAL)), st.lists(intervals(), max_size=30)),
+        st.tuples(st.just((FineCoder, FINE_TOTAL)), st.lists(fine_intervals(), max_size=30)),
+    ),
+)
+def test_damaged_words_never_fail_otherwise(
+    data: bytes, case: tuple[tuple[type[IntervalCoder], int], list[tuple[int, int]]]
+) -> None:
     """Quantiles stay in range, and what cannot have been pushed is refused as damage."""
+    (kind, total), pairs = case
     try:
-        coder = IntervalCoder.from_bytes(data)
+        coder = kind.from_bytes(data)
     except InvalidFile:
         return
     assert coder.to_bytes() == data
     for left, length in pairs:
         quantile = int(coder.pop_quantiles(1)[0])
-        assert 0 <= quantile < TOTAL
+        assert 0 <= quantile < total
         inside = min(max(quantile - left, 0), length - 1)
         try:
             coder.restore(np.array([inside]), np.array([length]))
