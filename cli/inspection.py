@@ -112,6 +112,8 @@ def _detail(section: SectionInfo, found: FileInfo) -> str:
         return ", ".join(key.removesuffix("_bytes") for key in found.metadata)
     if section.kind.name == "CODES":
         return f"the color was made of {found.color_codes} codes"
+    if section.kind.name == "LEVELS":
+        return "the color leaves out some gray levels"
     if section.coder.name != "MODEL":
         return ""
     model = found.model or f"model {found.wire_id} with weights {found.weights}, which is not installed"

@@ -45,6 +45,7 @@ class SectionKind(enum.IntEnum):
     ADAPTATION = 4
     PIXELS = 5
     CODES = 6
+    LEVELS = 7
 
 
 class Coder(enum.IntEnum):
@@ -61,7 +62,7 @@ class Coder(enum.IntEnum):
 
 
 _ORDINARY = frozenset({Coder.RAW, Coder.DEFLATE, Coder.WEBP, Coder.JXL, Coder.PNG, Coder.CONSTANT})
-_SECOND = frozenset({SectionKind.ADAPTATION, SectionKind.CODES})
+_SECOND = frozenset({SectionKind.ADAPTATION, SectionKind.CODES, SectionKind.LEVELS})
 """Kinds that version 1 lacks: what they say is how the model coded the color."""
 _CODERS: dict[SectionKind, frozenset[Coder]] = {
     SectionKind.METADATA: frozenset({Coder.RAW, Coder.DEFLATE}),
@@ -70,6 +71,7 @@ _CODERS: dict[SectionKind, frozenset[Coder]] = {
     SectionKind.ADAPTATION: frozenset({Coder.CHANGES}),
     SectionKind.PIXELS: _ORDINARY,
     SectionKind.CODES: frozenset({Coder.RAW}),
+    SectionKind.LEVELS: frozenset({Coder.RAW}),
 }
 
 
@@ -313,6 +315,8 @@ def _check_entries(channels: int, entries: Sequence[Entry]) -> None:
         raise InvalidFile("the file says how a model coded its color, but no model did")
     if SectionKind.CODES in kinds and channels < 3:
         raise InvalidFile("the file holds color codes of an image without color")
+    if {SectionKind.CODES, SectionKind.LEVELS} <= set(kinds):
+        raise InvalidFile("the file holds both color codes and a list of gray levels")
 
 
 def _check_lossy(header: Header) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec import choice, colorcodes, ordinary, symmetry
+from gencodec.codec import choice, colorcodes, levels, ordinary, symmetry
 from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind, least_payload
 from gencodec.codec.image import PACKED_DEPTHS, Pixels
 from gencodec.errors import InvalidFile, UnsupportedImage
@@ -177,6 +177,9 @@ def _encode_neural(color: Pixels, alpha: Pixels | None, means: Means, listener: 
         sections.append(section)
     else:
         model = means.load_model()
+        if (used := levels.find(samples)) is not None:
+            samples = levels.mapped(samples, used.numbers)
+            sections.append(Section(SectionKind.LEVELS, Coder.RAW, used.pack()))
     sections.extend(_neural_sections(samples, model, means.effort, listener))
     return tuple(sorted(sections, key=lambda section: section.kind))
 
@@ -282,10 +285,15 @@ def _decode_neural(
 
     if shape.itemsize != 1:
         raise InvalidFile("the coder MODEL holds 8-bit samples only, and the file claims more")
-    changes, codes = (container.section(kind) for kind in (SectionKind.ADAPTATION, SectionKind.CODES))
+    changes, codes, listed = (
+        container.section(kind) for kind in (SectionKind.ADAPTATION, SectionKind.CODES, SectionKind.LEVELS)
+    )
+    used = None if listed is None else levels.unpack(listed.payload, shape.channels)
     if changes is not None:
         model = adaptation.applied(model, *adaptation.unpack(changes.payload, model))
     samples = codecs.codec_of(model).decode(section.payload, shape[:3], model, region=region, progress=progress)
+    if used is not None:
+        return levels.mapped(samples, used.levels)
     if codes is None:
         return samples
     exceptions = colorcodes.unpack_exceptions(codes.payload[1:], container.width, container.height)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 CHANNELS_WITHOUT_ALPHA = {1: 1, 2: 1, 3: 3, 4: 3}
 ORDINARY = {0, 1, 2, 3, 4, 5}
-CODERS_OF_KIND = {1: {0, 1}, 2: ORDINARY | {16}, 3: ORDINARY, 4: {17}, 5: ORDINARY, 6: {0}}
+CODERS_OF_KIND = {1: {0, 1}, 2: ORDINARY | {16}, 3: ORDINARY, 4: {17}, 5: ORDINARY, 6: {0}, 7: {0}}
 VALUE_LENGTHS = {4: 1, 5: 4, 6: 32, 7: 9, 8: 4}
 
 
@@ -65,11 +65,12 @@ def read(data: bytes) -> File:
     require(position == len(data), "trailing bytes")
     kinds = [row.kind for row in rows]
     require(kinds == sorted(set(kinds)), "order of kinds")
-    shown = [kind for kind in kinds if kind not in (1, 4, 6)]
+    shown = [kind for kind in kinds if kind not in (1, 4, 6, 7)]
     require(shown in ([5], [2] if channels in (1, 3) else [2, 3]), "kinds")
-    if 4 in kinds or 6 in kinds:
-        require(version > 1 and any(row.coder == 16 for row in rows), "ADAPTATION or CODES")
+    if {4, 6, 7} & set(kinds):
+        require(version > 1 and any(row.coder == 16 for row in rows), "ADAPTATION, CODES or LEVELS")
         require(6 not in kinds or channels > 2, "CODES without colors")
+        require(not {6, 7} <= set(kinds), "CODES and LEVELS")
     return File(channels, depth, width, height, sample_crc, rows)
 
 
@@ -120,7 +121,7 @@ def metadata(file: File) -> dict[int, bytes]:
 def samples(file: File) -> bytes | None:
     """Return the samples of an image in one section of RAW, DEFLATE or CONSTANT; None for other coders."""
     row = file.rows[-1]
-    if row.kind in (3, 4, 6) or row.coder not in (0, 1, 5):
+    if row.kind in (3, 4, 6, 7) or row.coder not in (0, 1, 5):
         return None
     size = file.width * file.height * file.channels * (1 if file.depth in (1, 2, 4, 8) else 2)
     data = row.payload * (file.width * file.height) if row.coder == 5 else inflated(row, size)

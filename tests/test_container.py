@@ -58,6 +58,8 @@ def containers(draw: st.DrawFn) -> Container:
             sections.append(Section(SectionKind.ADAPTATION, Coder.CHANGES, draw(payloads)))
         if modelled and channels > 2 and draw(st.booleans()):
             sections.append(Section(SectionKind.CODES, Coder.RAW, draw(payloads)))
+        elif modelled and draw(st.booleans()):
+            sections.append(Section(SectionKind.LEVELS, Coder.RAW, draw(payloads)))
     else:
         sections.append(Section(SectionKind.PIXELS, Coder.PNG, draw(payloads)))
     side = st.integers(1, 1024)
@@ -117,6 +119,7 @@ MODELLED = Section(SectionKind.COLOR, Coder.MODEL, b"color", ModelRef(1, bytes(8
 ALPHA = Section(SectionKind.ALPHA, Coder.RAW, b"alpha")
 ADAPTATION = Section(SectionKind.ADAPTATION, Coder.CHANGES, b"changes")
 CODES = Section(SectionKind.CODES, Coder.RAW, b"codes")
+USED = Section(SectionKind.LEVELS, Coder.RAW, b"levels")
 
 
 def written(*sections: Section, channels: int = 3) -> bytes:
@@ -131,7 +134,7 @@ def with_version(file: bytes, version: int) -> bytes:
     return head + gnc.zlib.crc32(head).to_bytes(4, "little") + file[end + 4 :]
 
 
-@pytest.mark.parametrize("added", [(), (ADAPTATION,), (CODES,), (ADAPTATION, CODES)])
+@pytest.mark.parametrize("added", [(), (ADAPTATION,), (CODES,), (USED,), (ADAPTATION, CODES)])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_the_version_is_the_first_that_has_all_sections(added: tuple[Section, ...], channels: int) -> None:
     sections = (MODELLED, ALPHA, *added) if channels == 4 else (MODELLED, *added)
@@ -155,6 +158,7 @@ PIXELS = Section(SectionKind.PIXELS, Coder.RAW, b"pixels")
     [
         ((ORDINARY, ADAPTATION), 3, "but no model did"),
         ((ORDINARY, CODES), 3, "but no model did"),
+        ((ORDINARY, USED), 3, "but no model did"),
         ((ADAPTATION, PIXELS), 3, "but no model did"),
         ((PIXELS, CODES), 4, "but no model did"),
         ((ADAPTATION,), 3, "do not make up an image"),
@@ -163,6 +167,7 @@ PIXELS = Section(SectionKind.PIXELS, Coder.RAW, b"pixels")
         ((MODELLED, ADAPTATION), 4, "do not make up an image"),
         ((MODELLED, CODES), 1, "an image without color"),
         ((MODELLED, ALPHA, CODES), 2, "an image without color"),
+        ((MODELLED, CODES, USED), 3, "both color codes and a list of gray levels"),
         ((ADAPTATION, MODELLED), 3, "out of order"),
         ((MODELLED, CODES, ADAPTATION), 3, "out of order"),
         ((MODELLED, ADAPTATION, ALPHA), 4, "out of order"),
@@ -181,11 +186,11 @@ def test_sections_of_version_2_where_they_may_not_stand(
         second_reader.read(data)
 
 
-@pytest.mark.parametrize("kind", [SectionKind.ADAPTATION, SectionKind.CODES])
+@pytest.mark.parametrize("kind", [SectionKind.ADAPTATION, SectionKind.CODES, SectionKind.LEVELS])
 @pytest.mark.parametrize("coder", [coder for coder in Coder if coder is not Coder.MODEL])
 def test_sections_of_version_2_have_one_coder(kind: SectionKind, coder: Coder) -> None:
     data = written(MODELLED, Section(kind, coder, b"data"))
-    if coder is {SectionKind.ADAPTATION: Coder.CHANGES, SectionKind.CODES: Coder.RAW}[kind]:
+    if coder is (Coder.CHANGES if kind is SectionKind.ADAPTATION else Coder.RAW):
         assert gnc.read(data).section(kind)
         return
     with pytest.raises(InvalidFile, match=f"{kind.name} cannot be coded by {coder.name}"):

@@ -82,6 +82,7 @@ def neural_files() -> Iterator[tuple[str, bytes]]:
     decoded[::40, 7] ^= 3  # exceptions
     yield "codes-2", gencodec.compress(decoded, effort=1)
     yield "codes-fitted-2", gencodec.compress(decoded, effort=4)
+    yield "levels-2", gencodec.compress(np.clip(part * 1.4 - 40, 0, 255).astype(np.uint8), effort=1)
 
 
 def golden_files() -> Iterator[tuple[str, bytes]]:
