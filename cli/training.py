@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +34,12 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     start: Annotated[
-        Path | None, typer.Option("--start", metavar="FILE", help="Begin with another checkpoint's weights.")
+        str | None,
+        typer.Option("--start", metavar="FILE", help="Begin with the weights of a checkpoint, or of a photo model."),
     ] = None,
+    revive: Annotated[
+        bool, typer.Option("--revive", help="Give features that are always zero there new weights.")
+    ] = False,
     exact: Annotated[
         bool, typer.Option("--exact", help="Train the integer network, after a training without this.")
     ] = False,
@@ -68,9 +75,8 @@ def train(
     checkpoint = checkpoint or Path(f"{family}.pt")
     if minutes is not None and steps is not None:
         raise UsageError("--minutes and --steps exclude each other")
-    for file, wanted in ((start, True), (checkpoint, resume)):
-        if file is not None and wanted and not file.is_file():
-            raise UsageError(f"there is no checkpoint {file}")
+    if resume and not checkpoint.is_file():
+        raise UsageError(f"there is no checkpoint {checkpoint}")
     if not resume and checkpoint.exists():
         raise UsageError(f"the checkpoint {checkpoint} exists; --resume goes on with it")
     _need_torch()
@@ -86,9 +92,11 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     schedule = Schedule(40.0 if minutes is None else minutes, steps, rate, exact=exact, finish=finish)
-    course = Course(find_data(data), checkpoint, schedule, start, resume, mild, codes, batch, size, seed, device)
     quiet = quiet or os.environ.get("RANK", "0") != "0"  # of many processes the first speaks
-    with progress.bar(checkpoint.name, quiet=quiet) as advance:
+    with _started_from(start) as begun, progress.bar(checkpoint.name, quiet=quiet) as advance:
+        course = Course(
+            find_data(data), checkpoint, schedule, begun, revive, resume, mild, codes, batch, size, seed, device
+        )
 
         def log(line: str) -> None:
             if advance:
@@ -125,6 +133,23 @@ def export(
     export(checkpoint, output, licence=licence, trained_on=trained_on, photos=photos, codes=codes)
     data = output.read_bytes()
     stdout.say(f"{output}: {len(data)} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}")
+
+
+@contextmanager
+def _started_from(start: str | None) -> Iterator[Path | None]:
+    """A checkpoint of the weights to start from, which are in a checkpoint or an exported model."""
+    if start is None or (Path(start).is_file() and Path(start).suffix != ".onnx"):
+        yield None if start is None else Path(start)
+        return
+    if start.endswith(".pt"):
+        raise UsageError(f"there is no checkpoint {start}")
+    from gencodec import runtime
+    from gencodec.export.restore import write_checkpoint
+
+    with tempfile.TemporaryDirectory() as place:
+        checkpoint = Path(place) / "start.pt"
+        write_checkpoint(runtime.load(start, threads=1, device="cpu"), checkpoint)
+        yield checkpoint
 
 
 def _check_folder(folder: Path) -> None:

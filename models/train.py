@@ -35,6 +35,8 @@ from gencodec.models.data import (
 )
 from gencodec.models.families import Family
 from gencodec.models.parallel import Processes, joined
+from gencodec.models.photo import Photo
+from gencodec.models.revive import revive
 from gencodec.models.training import Schedule, Trainer, seed_of
 
 LEAST_PHOTOS = 2
@@ -48,6 +50,8 @@ EVALUATED = 1 << 18
 TOGETHER = 1 << 17
 """Pixels that are evaluated at a time."""
 EVALUATION_SEED = 7
+REVIVED_BY = 4
+"""Of the held-out tiles, so many-th ones tell which features are silent."""
 WHOLE = "photo"
 """The family whose held-out blocks stay whole: its context is larger than tiles."""
 
@@ -61,6 +65,8 @@ class Course:
     schedule: Schedule
     start: Path | None = None
     """A checkpoint whose weights to start from."""
+    revive: bool = False
+    """Give features that are always zero at the start new weights (`gencodec.models.revive`)."""
     resume: bool = False
     """Go on from the checkpoint, to the end of the schedule."""
     mild: bool = False
@@ -91,6 +97,8 @@ def train(
         draw = Draw(course.batch or max(1, STEP // size**2), size, course.seed, processes.rank, trainer.steps)
         source, tiles = pictures(course, draw, whole=family.name == WHOLE)
         tiles = tiles.to(processes.device, torch.float32)
+        if course.revive:
+            begin_lively(trainer, tiles)
         try:
             trainer.run(batches(source), lambda model: held_out_bits(model, tiles), log, progress)
         except KeyboardInterrupt:
@@ -127,6 +135,15 @@ def prepared(family: Family, config: Any, course: Course, processes: Processes) 
         if course.resume:
             trainer.resume()
     return trainer
+
+
+def begin_lively(trainer: Trainer, tiles: Tensor) -> None:
+    """Give silent features new weights before the first step. Raises `UsageError` for other families than `photo`."""
+    if not isinstance(trainer.model, Photo):
+        raise UsageError("only networks of the photo family can have features revived")
+    if not trainer.steps:
+        revive(trainer.model, tiles[:, ::REVIVED_BY])
+        trainer.averaged.load_state_dict(trainer.model.state_dict())
 
 
 def weights_for(family: Family, config: Any, state: dict[str, Any]) -> dict[str, Tensor]:

@@ -91,6 +91,18 @@ def test_a_trained_model_compresses(checkpoint: Path, photos: Path, tmp_path: Pa
     assert command("export", checkpoint, "-o", model, "-f").exit_code == 0
 
 
+def test_a_training_begins_with_a_model(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    settings = ["--data", photos, "--checkpoint", tmp_path / "b.pt", "--steps", "1", "--batch", "2", "--size", "16"]
+    model = tmp_path / "own.onnx"
+    assert command("export", checkpoint, "-o", model, "--photos", photos).exit_code == 0
+    done = command("train", "photo", *settings, "--start", model, "--revive", "--exact", "--rate", "0")
+    assert done.exit_code == 0, done.output
+    before, after = (torch.load(file, weights_only=True) for file in (checkpoint, tmp_path / "b.pt"))
+    assert after["config"] == before["config"]
+    bits = before["averaged"]["green.linear.bias"] - after["averaged"]["green.linear.bias"]
+    assert 0 < bits.abs().max() < 1e-2  # what exporting rounds away
+
+
 def test_resume_goes_on(checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "POOL", 8)
     state = torch.load(checkpoint, weights_only=True)
@@ -187,6 +199,10 @@ def test_held_out_bits_are_means_over_tiles_and_draw_the_same_noise(monkeypatch:
             "does not fit",
         ),
         (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "BROKEN"), "does not fit"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "old.pt"), "there is no checkpoint old.pt"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "photo-base.5x"), "no model"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "glow"), "not from glow-base.1"),
+        (("nice", "--data", "PHOTOS", "--checkpoint", "new.pt", "--revive"), "only networks of the photo family"),
         (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--start", "OTHER"), "is of the family glow"),
         (
             ("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--steps", "3", "--minutes", "1"),

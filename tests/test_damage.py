@@ -121,7 +121,7 @@ def test_random_bytes(data: bytes, with_magic: bool) -> None:
         (24, b"\1", "checksum"),
         (24, b"\x09", "9 sections"),
         (25, b"\0", "unknown kind 0"),
-        (25, b"\x07", "unknown kind 7"),
+        (25, b"\x08", "unknown kind 8"),
         (25, b"\4", "ADAPTATION cannot be coded"),
         (25, b"\6", "sections that format version 1 lacks"),
         (26, b"\x11", "METADATA cannot be coded by CHANGES"),
