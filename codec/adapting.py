@@ -51,8 +51,10 @@ DEAD_ZONE = 0.35
 WHOLE = 0.6
 """Share of the descent after which gradients are taken at changes in whole steps, so that those that are sent make up
 for what rounding takes from the others."""
+WHOLE_PIXELS = 1 << 19
+"""Pictures of up to so many pixels are looked at whole."""
 MOST_PIXELS = 1 << 18
-"""Pixels that are looked at: of larger pictures, tiles all over it."""
+"""Pixels that are looked at of larger pictures, in tiles all over them."""
 LEAST_PIXELS = 1 << 13
 """Smaller pictures do not pay for changes."""
 REFERENCE = 1 << 18
@@ -100,10 +102,10 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
 
 
 def pool_of(pixels: Pixels, model: Model, workers: Executor) -> Pool:
-    """The training step's inputs for up to MOST_PIXELS of `pixels`, from tiles all over the picture."""
+    """The training step's inputs for all or some of `pixels`: see WHOLE_PIXELS."""
     height, width, _ = pixels.shape
     tiles = list(Tiling.by_side(width, height, TILE).all_tiles())
-    share = min(1.0, MOST_PIXELS / (height * width))
+    share = 1.0 if height * width <= WHOLE_PIXELS else MOST_PIXELS / (height * width)
     chosen = np.unique(np.linspace(0, len(tiles) - 1, max(1, int(len(tiles) * share))).round().astype(int))
     codec = PhotoCodec(model)
 

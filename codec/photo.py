@@ -289,15 +289,18 @@ def gathered(pixels: Pixels, box: Box, extent: tuple[int, int]) -> tuple[Array, 
     return tile, valid
 
 
-def encode(pixels: Pixels, model: Model, *, turn: int = 0, progress: Progress | None = None) -> Encoded:
+def encode(
+    pixels: Pixels, model: Model, *, turn: int = 0, patient: bool = False, progress: Progress | None = None
+) -> Encoded:
     """Code `pixels` (height, width, 1 or 3) uint8 without loss.
 
     `turn`: the symmetry that they have been turned by (`gencodec.codec.symmetry`), for the decoder to turn them back.
+    `patient`: decoding may take longer; small networks, which are for speed, stay fast.
     """
     height, width, _ = pixels.shape
-    tiling = Tiling.of(width, height)
-    groups = list(tiling.groups())
     codec = PhotoCodec(model)
+    tiling = Tiling.of(width, height, patient=patient and codec.network.wide)
+    groups = list(tiling.groups())
     streams, bits = [], 0.0
     with ThreadPoolExecutor(model.threads) as pool:
 

@@ -24,6 +24,8 @@ Region = tuple[int, int, int, int]
 Progress = Callable[[float], None]
 FITTING = 0.7
 """Share of the work that fitting a model to the picture is told as."""
+PATIENT_EFFORT = 9
+"""At which files may take longer to decode."""
 CLEARLY = 0.01
 """Estimated share of saved bytes from which a fitted model is taken without comparing."""
 
@@ -199,6 +201,7 @@ def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, list
     """The section of a model's payload, with that of its changes where they make both together smaller."""
     from gencodec.codec import adapting, codecs, photo
 
+    patient = effort == PATIENT_EFFORT and model.family == "photo"
     turn = symmetry.chosen(samples, model, effort)
     samples = cast(NDArray[np.uint8], symmetry.turned(samples, turn))
     done = 0.0
@@ -213,7 +216,7 @@ def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, list
 
     def coded(used: Model, last: float = 1.0) -> Section:
         nonlocal done
-        encode = partial(photo.encode, turn=turn) if turn else codecs.codec_of(used).encode
+        encode = partial(photo.encode, turn=turn, patient=patient) if turn or patient else codecs.codec_of(used).encode
         encoded = encode(samples, used, progress=listener.part(done, last))
         done = last
         reference = ModelRef(model.card.wire_id, model.card.weights_prefix)

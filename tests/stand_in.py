@@ -76,7 +76,13 @@ class StandIn:
             monkeypatch.setattr(sys.modules[parent], child, module, raising=False)
 
     def encode(
-        self, pixels: NDArray[np.uint8], model: Model, *, progress: Callable[[float], None] | None = None
+        self,
+        pixels: NDArray[np.uint8],
+        model: Model,
+        *,
+        turn: int = 0,
+        patient: bool = False,
+        progress: Callable[[float], None] | None = None,
     ) -> Encoded:
         self.encoded += 1
         assert pixels.dtype == np.uint8

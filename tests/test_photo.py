@@ -363,3 +363,16 @@ def test_a_region_is_the_crop_by_format_1(first: Model) -> None:
     np.testing.assert_array_equal(photo.decode(payload, pixels.shape, first), pixels)  # type: ignore[arg-type]
     found = photo.decode(payload, (50, 81, 3), first, region=(30, 3, 41, 30))
     np.testing.assert_array_equal(found, pixels[3:33, 30:71])
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_wide_networks_take_larger_tiles_for_patient_decoders(
+    tiny: Model, monkeypatch: pytest.MonkeyPatch, wide: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(90, 99, (200, 290, 3), np.uint8)
+    monkeypatch.setattr("gencodec.codec.network.WIDE", 0 if wide else 1 << 10)
+    hurried, patient = (photo.encode(pixels, tiny, patient=patient).payload for patient in (False, True))
+    assert (hurried == patient) != wide
+    if wide:
+        assert photo.parsed(patient, 290, 200)[0].tile_width == 290
+    np.testing.assert_array_equal(photo.decode(patient, pixels.shape, tiny), pixels)

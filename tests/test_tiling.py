@@ -108,3 +108,12 @@ def test_boxes_overlap_where_they_share_a_pixel(a: Box, b: Box) -> None:
         return {(x, y) for x in range(box.x, box.x + box.width) for y in range(box.y, box.y + box.height)}
 
     assert a.overlaps(b) == b.overlaps(a) == bool(pixels(a) & pixels(b))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "count"), [(576, 576, 1), (768, 512, 1), (1500, 1000, 4), (4000, 3000, 713)]
+)
+def test_patient_decoders_get_larger_tiles(width: int, height: int, count: int) -> None:
+    tiles, usual = (len(list(Tiling.of(width, height, patient=patient).all_tiles())) for patient in (True, False))
+    assert tiles == count
+    assert tiles < usual or width * height > LARGE
