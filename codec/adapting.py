@@ -51,10 +51,10 @@ DEAD_ZONE = 0.35
 WHOLE = 0.6
 """Share of the descent after which gradients are taken at changes in whole steps, so that those that are sent make up
 for what rounding takes from the others."""
-WHOLE_PIXELS = 1 << 19
-"""Pictures of up to so many pixels are looked at whole."""
-MOST_PIXELS = 1 << 18
-"""Pixels that are looked at of larger pictures, in tiles all over them."""
+MOST_PIXELS, WHOLE_PIXELS = 1 << 18, 1 << 19
+"""Pixels that are looked at, in tiles all over the picture; and by wide networks, or at more than QUICK_EFFORT, all of
+pictures that have no more than the second."""
+QUICK_EFFORT = 5
 LEAST_PIXELS = 1 << 13
 """Smaller pictures do not pay for changes."""
 REFERENCE = 1 << 18
@@ -89,7 +89,8 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
     wide = max(len(layer.weight) for layer in layers) >= WIDE
     count = STEPS[effort - 1] * (3 if wide else 2) // 2
     with ThreadPoolExecutor(model.threads) as workers:
-        adapter = Adapter(model, model.step, pool_of(pixels, model, workers), pixels.shape, workers)
+        most = WHOLE_PIXELS if size <= WHOLE_PIXELS and (wide or effort > QUICK_EFFORT) else MOST_PIXELS
+        adapter = Adapter(model, model.step, pool_of(pixels, model, workers, most), pixels.shape, workers)
         plain = adapter.measured(adapter.rounded())
         with threadpool_limits(1, user_api="blas"):  # the optimizer's matrices are too small for more
             adapter.run(count, report)
@@ -101,11 +102,11 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
     return Adapted(adaptation.applied(model, changes, adapter.coarseness), payload, 1 - bits / plain)
 
 
-def pool_of(pixels: Pixels, model: Model, workers: Executor) -> Pool:
-    """The training step's inputs for all or some of `pixels`: see WHOLE_PIXELS."""
+def pool_of(pixels: Pixels, model: Model, workers: Executor, most: int = MOST_PIXELS) -> Pool:
+    """The training step's inputs for up to `most` of `pixels`, from tiles all over the picture."""
     height, width, _ = pixels.shape
     tiles = list(Tiling.by_side(width, height, TILE).all_tiles())
-    share = 1.0 if height * width <= WHOLE_PIXELS else MOST_PIXELS / (height * width)
+    share = min(1.0, most / (height * width))
     chosen = np.unique(np.linspace(0, len(tiles) - 1, max(1, int(len(tiles) * share))).round().astype(int))
     codec = PhotoCodec(model)
 

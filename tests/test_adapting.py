@@ -220,13 +220,33 @@ def test_drawn_pixels_stay_together(adaptive: Model) -> None:
 
 
 def test_of_large_pictures_tiles_all_over_are_looked_at(adaptive: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapting, "MOST_PIXELS", 1 << 15)
-    monkeypatch.setattr(adapting, "WHOLE_PIXELS", 256 * 256 - 1)
     picture = stripes(256, 256)
     picture[:128, :, 0], picture[128:, :, 0] = 10, 200
-    pool = pool_of(picture, adaptive, WORKERS)
+    pool = pool_of(picture, adaptive, WORKERS, most=1 << 15)
     assert pixels_of(pool.arrays["pixel"]).shape[1] == 1 << 15
     assert {10, 200} == set(pixels_of(pool.arrays["pixel"])[1].tolist())
+
+
+@pytest.mark.parametrize(
+    ("effort", "wide", "looked_at"), [(2, False, "MOST"), (5, False, "MOST"), (6, False, "WHOLE"), (2, True, "WHOLE")]
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_wide_networks_and_more_effort_look_at_all_of_a_picture(
+    adaptive: Model, monkeypatch: pytest.MonkeyPatch, effort: int, wide: bool, looked_at: str, large: bool
+) -> None:
+    picture = stripes(128, 128)
+    monkeypatch.setattr(adapting, "WHOLE_PIXELS", 128 * 128 - large)
+    monkeypatch.setattr(adapting, "WIDE", 1 if wide else 1 << 10)
+    asked: list[int] = []
+
+    def noted(_: Pixels, __: Model, ___: object, most: int) -> None:
+        asked.append(most)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapting, "pool_of", noted)
+    with pytest.raises(KeyboardInterrupt):
+        adapted(picture, adaptive, effort)
+    assert asked == [adapting.WHOLE_PIXELS if looked_at == "WHOLE" and not large else adapting.MOST_PIXELS]
 
 
 # whole pictures
