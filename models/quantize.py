@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +57,42 @@ def floor_through(x: Tensor) -> Tensor:
     return _FloorThrough.apply(x)  # type: ignore[return-value]
 
 
+class _Snapped(torch.autograd.Function):
+    """Floored to multiples of a step, and clipped, with the gradient of clipping alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: float, low: float, high: float) -> Tensor:
+        floored = torch.floor(x * (1 / step)) * step
+        ctx.save_for_backward(floored)
+        ctx.ends = low, high
+        return floored.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (floored,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grads[0], floored, *ctx.ends), None, None, None
+
+
+class _HalfGradients(torch.autograd.Function):
+    """`weight @ x + bias` in full precision, with gradients that are multiplied in bfloat16."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x.bfloat16(), weight.bfloat16())
+        return torch.addmm(bias[:, None], weight, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        gradient = grads[0].bfloat16()
+        back = (weight.t() @ gradient).float() if ctx.needs_input_grad[0] else None
+        return back, (gradient @ x.t()).float(), grads[0].sum(1)
+
+
 def snap(x: Tensor, grid: Grid, exact: bool) -> Tensor:
     """`x` clipped to `grid`'s range and, when `exact`, floored to its points."""
-    if exact:
-        x = floor_through(x * 2.0**grid.bits) * grid.step
-    return F.hardtanh(x, grid.low * grid.step, grid.high * grid.step)
+    low, high = grid.low * grid.step, grid.high * grid.step
+    return _Snapped.apply(x, grid.step, low, high) if exact else F.hardtanh(x, low, high)  # type: ignore[return-value]
 
 
 Group = tuple[int, Grid]
@@ -87,7 +119,7 @@ class ExactLayer(nn.Module):
         self.in_features = sum(n for n, _ in sources)
         self.out_features = sum(n for n, _ in targets)
         self.weight_bits, self.room = weight_bits, room
-        self.exact = False
+        self.exact, self.half_gradients = False, False
         self.register_buffer("target_steps", _spread(targets, lambda grid: grid.step), persistent=False)
 
     def effective(self) -> Tensor:
@@ -138,8 +170,10 @@ class ExactLinear(ExactLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.rounded() if self.exact else (self.weight, self.bias)
-        y = torch.addmm(bias[:, None], weight, x.flatten(1)).view(-1, *x.shape[1:])
-        return self.snapped(y, 0)
+        flat = x.flatten(1)
+        half = self.exact and self.half_gradients and torch.is_grad_enabled()
+        y = _HalfGradients.apply(flat, weight, bias) if half else torch.addmm(bias[:, None], weight, flat)
+        return self.snapped(cast(Tensor, y).view(-1, *x.shape[1:]), 0)
 
 
 class ExactConv(ExactLayer):
@@ -268,8 +302,13 @@ def _spread(groups: list[Group], value: Callable[[Grid], float]) -> Tensor:
     return torch.cat([torch.full((n,), value(grid)) for n, grid in groups])
 
 
-def set_exact(module: nn.Module, exact: bool) -> None:
-    """Switch integer arithmetic on or off in every layer of `module` that has both forms."""
+def set_exact(module: nn.Module, exact: bool, *, half_gradients: bool = False) -> None:
+    """Switch integer arithmetic on or off in every layer of `module` that has both forms.
+
+    `half_gradients`: linear layers of the integer network multiply gradients, but nothing else, in bfloat16.
+    """
     for part in module.modules():
         if hasattr(part, "exact"):
             part.exact = exact  # type: ignore[assignment]
+        if isinstance(part, ExactLayer):
+            part.half_gradients = half_gradients

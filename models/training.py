@@ -47,7 +47,7 @@ class Schedule:
     finish: float = 0.0
     """Share of the budget, at its end, in which the integer network is trained anyway."""
     half: bool | None = None
-    """Multiply in bfloat16, by default where that is fast; the integer network always computes in float32."""
+    """Multiply in bfloat16, by default where that is fast; the integer network does so with gradients alone."""
     average: float = 0.999
     every: float = 2.0
     """Minutes between checkpoints and evaluations."""
@@ -119,7 +119,7 @@ class Trainer:
         """Compute as the integer network does, or smoothly."""
         self.exact = exact
         for network in (self.model, self.averaged):
-            set_exact(network, exact)
+            set_exact(network, exact, half_gradients=self.half)
         if self.device.startswith("cuda"):
             torch.backends.cudnn.allow_tf32 = not exact  # it would round the integers
 

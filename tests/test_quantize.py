@@ -220,6 +220,27 @@ def test_exact_weighted_sums_learn_as_smooth_ones_do() -> None:
     torch.testing.assert_close(to_x, layer.rounded()[0].detach().t() @ weights)
 
 
+def test_half_gradients_are_nearly_the_whole_ones_and_change_no_output() -> None:
+    rng = np.random.default_rng(4)
+    sources, targets = [(5, Grid(-255, 255, 4))], [(3, Grid(-(2**20), 2**20, 6))]
+    layer = random_layer(rng, sources, targets, 9)
+    x = values(points(rng, sources), sources).requires_grad_()
+    weights = torch.from_numpy(rng.standard_normal((3, POINTS))).float()
+    found = []
+    for half in (False, True):
+        set_exact(layer, True, half_gradients=half)
+        output = layer(x)
+        found.append((output, *torch.autograd.grad((output * weights).sum(), (layer.weight, layer.bias, x))))
+    (whole, *expected), (half_, *gradients) = found
+    assert torch.equal(whole, half_)
+    for wanted, gradient_ in zip(expected, gradients, strict=True):
+        assert gradient_.dtype == torch.float32
+        torch.testing.assert_close(gradient_, wanted, rtol=0.02, atol=0.02 * float(wanted.abs().max()))
+    assert not torch.equal(expected[0], gradients[0])
+    set_exact(layer, True)
+    assert not layer.half_gradients
+
+
 def test_a_table_has_the_gradient_of_its_function() -> None:
     source, target = Grid(-64, 63, 4), Grid(-127, 127, 7)
     table = Table(torch.tanh, source, target)
