@@ -17,6 +17,8 @@ from gencodec.errors import InvalidFile
 
 LEVELS = 256
 BITMAP = LEVELS // 8
+BAND = 1 << 18
+"""Pixels that are counted at a time."""
 INNER = 0.005
 """Share of a channel's samples on either side of those among which gaps are looked for: few samples leave gaps."""
 WINDOW = 4
@@ -85,12 +87,22 @@ def unpack(payload: bytes, channels: int) -> Levels:
 
 def find(pixels: Pixels) -> Levels | None:
     """The levels that `pixels` (height, width, channels) use, where they leave out enough to be worth saying so."""
-    counts = np.stack([np.bincount(plane.ravel(), minlength=LEVELS) for plane in np.moveaxis(pixels, 2, 0)])
+    counts = counted(pixels)
     shares = [gaps(each) for each in counts]
     used = np.stack([each > 0 if share else np.ones(LEVELS, bool) for each, share in zip(counts, shares, strict=True)])
     found = Levels(used, tuple(bool(each[-1] > each[0]) for each in counts))
     saved = pixels.shape[0] * pixels.shape[1] * sum(-np.log2(1 - share) for share in shares)
     return found if saved > WORTH * 8 * len(found.pack()) else None
+
+
+def counted(pixels: Pixels) -> NDArray[np.int64]:
+    """How many samples of `pixels` (height, width, channels) each level has, (channels, 256)."""
+    flat = pixels.reshape(-1, pixels.shape[2])
+    counts = np.zeros((pixels.shape[2], LEVELS), np.int64)
+    for first in range(0, len(flat), BAND):  # bincount widens what it counts to 64 bits
+        for channel, row in enumerate(counts):
+            row += np.bincount(flat[first : first + BAND, channel], minlength=LEVELS)
+    return counts
 
 
 def gaps(counts: NDArray[np.int64]) -> float:
