@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from gencodec.runtime import Model
 
 STEPS = (0, 25, 50, 90, 140, 200, 300, 400, 600)
-"""Of gradient descent, by effort from 1 to 9; half as many again for layers of WIDE rows and more."""
+WIDE_STEPS = (0, 40, 80, 140, 280, 400, 550, 700, 900)
+"""Of gradient descent, by effort from 1 to 9; those of networks with layers of WIDE rows and more are the second."""
 WIDE = 128
 RATE = 0.0184
 """What a weight changes by at a step, at first, times the fourth root of the widest layer's rows, or of NARROW if these
@@ -87,7 +88,7 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
     if effort == 1 or size < LEAST_PIXELS or not (layers := adaptation.layers(model)) or model.step is None:
         return None
     wide = max(len(layer.weight) for layer in layers) >= WIDE
-    count = STEPS[effort - 1] * (3 if wide else 2) // 2
+    count = (WIDE_STEPS if wide else STEPS)[effort - 1]
     with ThreadPoolExecutor(model.threads) as workers:
         most = WHOLE_PIXELS if size <= WHOLE_PIXELS and (wide or effort > QUICK_EFFORT) else MOST_PIXELS
         adapter = Adapter(model, model.step, pool_of(pixels, model, workers, most), pixels.shape, workers)

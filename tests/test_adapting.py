@@ -464,7 +464,8 @@ def test_efforts_are_from_1_to_9(effort: int, pixels: Pixels, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_there_is_a_count_of_steps_for_every_effort() -> None:
-    assert len(adapting.STEPS) == 9
-    assert list(adapting.STEPS) == sorted(set(adapting.STEPS))
-    assert adapting.STEPS[0] == 0
+@pytest.mark.parametrize("steps", [adapting.STEPS, adapting.WIDE_STEPS])
+def test_there_is_a_count_of_steps_for_every_effort(steps: tuple[int, ...]) -> None:
+    assert len(steps) == 9
+    assert list(steps) == sorted(set(steps))
+    assert steps[0] == 0
