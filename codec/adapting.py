@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gencodec.runtime import Model
 
 STEPS = (0, 25, 50, 90, 140, 200, 300, 400, 600)
-WIDE_STEPS = (0, 40, 80, 140, 280, 400, 550, 700, 900)
+WIDE_STEPS = (0, 35, 75, 135, 210, 300, 420, 560, 750)
 """Of gradient descent, by effort from 1 to 9; those of networks with layers of WIDE rows and more are the second."""
 WIDE = 128
 RATE = 0.0184

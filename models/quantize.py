@@ -65,7 +65,7 @@ class _Snapped(torch.autograd.Function):
         floored = torch.floor(x * (1 / step)) * step
         ctx.save_for_backward(floored)
         ctx.ends = low, high
-        return floored.clamp(low, high)
+        return F.hardtanh(floored, low, high)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:

@@ -155,7 +155,7 @@ def test_a_grid_has_a_row_for_every_latent(file: Path, model: Model, tmp_path: P
         (("--output-dir", "d"), "--traverse draws one grid: name it with -o"),
         (("--steps", 300, "-o", "a.png"), "from 2 to 256 steps, not 300"),
         (("--temperature", 0, "-o", "a.png"), "a number above 0"),
-        (("--model", "photo", "-o", "a.png"), "the family photo of the model photo-base.4 has no latents to traverse"),
+        (("--model", "photo", "-o", "a.png"), "the family photo of the model photo-base.5 has no latents to traverse"),
         (("--model", "vae", "-o", "a.png"), "has no latents to traverse"),
     ],
 )
