@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from gencodec.codec.tables import LEVELS
 from gencodec.errors import InvalidFile
 
-LEVELS = 256
 BITMAP = LEVELS // 8
 BAND = 1 << 18
 """Pixels that are counted at a time."""

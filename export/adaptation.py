@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from gencodec.export.aten import to_onnx
 from gencodec.models.photo import DRIFT, ENERGY, FLAG, PIXEL, Photo
-from gencodec.models.quantize import ExactLinear, set_exact
+from gencodec.models.quantize import set_exact
 
 POSITIONS = 1536
 """Pixels of a batch: few enough for a processor's cache."""
@@ -29,11 +27,6 @@ def adaptable(photo: Photo) -> dict[str, str]:
     for color in ("red", "blue"):
         layers |= {f"{color}.layer": f"{color}_layer", f"{color}.head.linear": f"{color}.linear"}
     return layers
-
-
-def linear(photo: Photo, name: str) -> ExactLinear:
-    """A layer by its name in `photo`."""
-    return cast(ExactLinear, photo.get_submodule(name))
 
 
 class Loss(nn.Module):
@@ -66,7 +59,7 @@ def export_step(photo: Photo, target: Path, positions: int = POSITIONS) -> None:
     photo.eval()
     set_exact(photo, True)
     own = adaptable(photo)
-    for layer in map(partial(linear, photo), own.values()):
+    for layer in map(photo.layer, own.values()):
         layer.rounded = lambda layer=layer: (layer.weight, layer.bias)  # type: ignore[method-assign]
     names = {f"{name}.{part}": f"{mine}.{part}" for name, mine in own.items() for part in ("weight", "bias")}
     loss = Loss(photo)
@@ -115,13 +108,13 @@ def units(photo: Photo, tiles: Tensor) -> dict[str, NDArray[np.int8]]:
             seen[f"{name}.columns"] = inputs[0].detach().flatten(1).square().mean(1)
             output.register_hook(lambda g: seen.__setitem__(f"{name}.rows", g.flatten(1).square().mean(1)))
 
-        hooks.append(linear(photo, mine).register_forward_hook(remember))
+        hooks.append(photo.layer(mine).register_forward_hook(remember))
     (photo(tiles).sum() * math.log(2)).backward()
     for hook in hooks:
         hook.remove()
     result = {}
     for name, mine in adaptable(photo).items():
-        layer = linear(photo, mine)
+        layer = photo.layer(mine)
         bits = torch.cat([-torch.log2(layer.steps), torch.zeros(1)])
         squares = torch.cat([seen[f"{name}.columns"], torch.ones(1)])
         exponents = layer.scale_bits()

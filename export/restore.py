@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gencodec.errors import InvalidFile, UsageError
-from gencodec.export.adaptation import adaptable, linear
+from gencodec.export.adaptation import adaptable
 from gencodec.models.families import find_family
 from gencodec.models.photo import Photo
 from gencodec.models.quantize import ExactLinear
@@ -48,7 +48,7 @@ def write_checkpoint(model: Model, target: Path) -> None:
 def restore(network: Photo, model: Model) -> None:
     """Give `network` the weights of `model`, which is of its sizes."""
     for name, mine in {**adaptable(network), **FIXED}.items():
-        layer = linear(network, mine)
+        layer = network.layer(mine)
         weight, bias, scale = (_double(model.constant(f"{name}.{part}")) for part in ("weight", "bias", "scale"))
         unit = torch.exp2(-torch.log2(scale) - torch.log2(layer.target_steps.double())[:, None])
         layer.weight.copy_(weight / (layer.steps.double() * unit))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -146,6 +147,10 @@ class Photo(nn.Module):
         near = [context[3 * at[o] : 3 * at[o] + 3] for o in ((0, -1), (1, 0), (1, -1))]
         base = median_edge(*near)
         return base, (context - torch.cat([base] * len(at))) * PIXEL.step
+
+    def layer(self, name: str) -> ExactLinear:
+        """A layer by its name."""
+        return cast(ExactLinear, self.get_submodule(name))
 
     def trace(self, relative: Tensor, residual: Tensor) -> Tensor:
         """What a decoded pixel leaves behind, (traces, ...).

@@ -44,33 +44,17 @@ class Grid:
 
 class _FloorThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:  # noqa: ARG004
-        return torch.floor(x)
+    def forward(ctx: object, x: Tensor, step: float) -> Tensor:  # noqa: ARG004
+        return torch.floor(x) if step == 1 else torch.floor(x * (1 / step)) * step
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:  # noqa: ARG004
-        return grads[0]
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return grads[0], None
 
 
-def floor_through(x: Tensor) -> Tensor:
-    """Floor of `x`, with the gradient of the identity."""
-    return _FloorThrough.apply(x)  # type: ignore[return-value]
-
-
-class _Snapped(torch.autograd.Function):
-    """Floored to multiples of a step, and clipped, with the gradient of clipping alone."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, step: float, low: float, high: float) -> Tensor:
-        floored = torch.floor(x * (1 / step)) * step
-        ctx.save_for_backward(floored)
-        ctx.ends = low, high
-        return F.hardtanh(floored, low, high)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (floored,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grads[0], floored, *ctx.ends), None, None, None
+def floor_through(x: Tensor, step: float = 1.0) -> Tensor:
+    """`x` floored to multiples of `step`, a power of two, with the gradient of the identity."""
+    return _FloorThrough.apply(x, step)  # type: ignore[return-value]
 
 
 class _HalfGradients(torch.autograd.Function):
@@ -91,8 +75,9 @@ class _HalfGradients(torch.autograd.Function):
 
 def snap(x: Tensor, grid: Grid, exact: bool) -> Tensor:
     """`x` clipped to `grid`'s range and, when `exact`, floored to its points."""
-    low, high = grid.low * grid.step, grid.high * grid.step
-    return _Snapped.apply(x, grid.step, low, high) if exact else F.hardtanh(x, low, high)  # type: ignore[return-value]
+    if exact:
+        x = floor_through(x, grid.step)
+    return F.hardtanh(x, grid.low * grid.step, grid.high * grid.step)
 
 
 Group = tuple[int, Grid]

@@ -6,13 +6,10 @@ smaller network, 120 features of 192 were.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from gencodec.models.photo import Photo
-from gencodec.models.quantize import ExactLinear
 
 SILENT = 1e-3
 """A feature that is above zero at a smaller share of pixels is given new weights."""
@@ -41,7 +38,7 @@ def revive(photo: Photo, tiles: Tensor) -> int:
     """
     count = 0
     for (name, readings), share in zip(readers(photo).items(), activity(photo, tiles), strict=True):
-        layer = _linear(photo, name)
+        layer = photo.layer(name)
         silent, lively = torch.nonzero(share < SILENT)[:, 0], torch.nonzero((share > LIVELY[0]) & (share < LIVELY[1]))
         if not len(silent) or not len(lively):
             continue
@@ -51,7 +48,7 @@ def revive(photo: Photo, tiles: Tensor) -> int:
         layer.weight[silent] = layer.weight[one] * first + layer.weight[other] * (1 - first) + noise
         layer.bias[silent] = layer.bias[one] * first[:, 0] + layer.bias[other] * (1 - first[:, 0])
         for reader in readings:
-            _linear(photo, reader).weight[:, silent] = 0
+            photo.layer(reader).weight[:, silent] = 0
         count += len(silent)
     return count
 
@@ -63,12 +60,8 @@ def activity(photo: Photo, tiles: Tensor) -> list[Tensor]:
     def note(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
         found.append((output.flatten(1) > 0).float().mean(1))
 
-    hooks = [_linear(photo, name).register_forward_hook(note) for name in readers(photo)]
+    hooks = [photo.layer(name).register_forward_hook(note) for name in readers(photo)]
     photo(tiles)
     for hook in hooks:
         hook.remove()
     return found
-
-
-def _linear(photo: Photo, name: str) -> ExactLinear:
-    return cast(ExactLinear, photo.get_submodule(name))

@@ -20,7 +20,7 @@ from gencodec.codec import adaptation, adapting, choice, levels, photo, samples,
 from gencodec.codec import container as gnc
 from gencodec.codec.adapting import Adapted, Adapter, adapted, pool_of
 from gencodec.codec.container import SectionKind
-from gencodec.export.adaptation import Loss, adaptable, linear
+from gencodec.export.adaptation import Loss, adaptable
 from gencodec.models.photo import Photo
 from gencodec.models.quantize import set_exact
 from gencodec.runtime import Model, find_model, load
@@ -60,7 +60,7 @@ def reference(photo: Photo, inputs: dict[str, Array]) -> tuple[float, list[Array
     tensors = {name: torch.from_numpy(np.array(values)) for name, values in inputs.items()}
     parameters = []
     for name, mine in adaptable(own).items():
-        layer = linear(own, mine)
+        layer = own.layer(mine)
         layer.weight = torch.nn.Parameter(tensors[f"{name}.weight"])
         layer.bias = torch.nn.Parameter(tensors[f"{name}.bias"])
         layer.rounded = lambda layer=layer: (layer.weight, layer.bias)  # type: ignore[method-assign]
@@ -169,7 +169,7 @@ def test_the_starting_weights_are_the_models(adaptive: Model, adaptive_photo: Ph
     adapter = adapter_of(pixels, adaptive)
     weights = adapter.weights([fit.change for fit in adapter.fits])
     for name, mine in adaptable(adaptive_photo).items():
-        weight, bias = linear(adaptive_photo, mine).rounded()
+        weight, bias = adaptive_photo.layer(mine).rounded()
         np.testing.assert_array_equal(weights[f"{name}.weight"], weight.detach().numpy())
         np.testing.assert_array_equal(weights[f"{name}.bias"], bias.detach().numpy())
 

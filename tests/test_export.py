@@ -22,7 +22,6 @@ from gencodec.codec import photo as photo_codec
 from gencodec.codec.tiling import Tiling
 from gencodec.errors import InexactGraph
 from gencodec.export.adaptation import REFERENCE, adaptable
-from gencodec.export.adaptation import linear as linear_of
 from gencodec.export.exact import EXACT_LIMIT, ExactGraph
 from gencodec.export.lower import grids, lower
 from gencodec.export.photo import export_photo
@@ -372,7 +371,7 @@ def test_units_say_what_integers_mean(adaptive_photo: Photo, adaptive: Model) ->
     assert list(names) == json.loads(adaptive.file.metadata["gencodec.adapts"])
     set_exact(adaptive_photo, True)
     for name, own in names.items():
-        layer = linear_of(adaptive_photo, own)
+        layer = adaptive_photo.layer(own)
         weight, bias = (adaptive.constant(f"{name}.{part}").astype(np.int64) for part in ("weight", "bias"))
         rows, columns = (adaptive.constant(f"{name}.{part}_units") for part in ("row", "column"))
         assert rows.dtype == columns.dtype == np.int8
@@ -389,7 +388,7 @@ def test_steps_of_changes_cost_about_as_much(adaptive_photo: Photo, adaptive: Mo
     for name, own in list(adaptable(adaptive_photo).items())[:3]:
         rows, columns = (adaptive.constant(f"{name}.{part}_units").astype(float) for part in ("row", "column"))
         step = np.exp2(columns.sum(0) - rows[0][:, None] + rows[1][:, None])
-        layer, seen = linear_of(adaptive_photo, own), {}
+        layer, seen = adaptive_photo.layer(own), {}
 
         def remember(_: nn.Module, inputs: tuple[Tensor], output: Tensor, seen: dict[str, Tensor] = seen) -> None:
             seen["inputs"] = inputs[0].detach().flatten(1)

@@ -17,7 +17,8 @@ from gencodec import InvalidFile
 from gencodec.codec import choice, formats, levels
 from gencodec.codec import container as gnc
 from gencodec.codec.container import SectionKind
-from gencodec.codec.levels import BITMAP, LEVELS, SHARED, Levels
+from gencodec.codec.levels import BITMAP, SHARED, Levels
+from gencodec.codec.tables import LEVELS
 
 Pixels = NDArray[np.uint8]
 
