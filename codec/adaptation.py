@@ -41,6 +41,8 @@ PRIOR = np.array([48, 16, 8, 6, 4, 2, *[1] * (BUCKETS - 6)])
 COUNTED = 8
 """What a bucket's count grows by at each use."""
 FIRST_BLOCK, LONGEST_BLOCK = 16, 64
+REFERENCE = 1 << 18
+"""Pixels of the picture that changes of coarseness 0 are for."""
 HEADER = struct.Struct("<b")
 
 

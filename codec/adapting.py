@@ -58,8 +58,6 @@ pictures that have no more than the second."""
 QUICK_EFFORT = 5
 LEAST_PIXELS = 1 << 13
 """Smaller pictures do not pay for changes."""
-REFERENCE = 1 << 18
-"""Pixels of the picture that changes of coarseness 0 are for."""
 SPREAD = 0.05
 """Where the price of a change, in steps, turns from a parabola to a straight line."""
 CHECKED = 8 * PARTS
@@ -180,7 +178,7 @@ class Adapter:
         height, width, channels = shape
         self.step, self.pool, self.symbols = step, pool, height * width * channels
         self.workers = workers
-        self.coarseness = round(0.5 * math.log2(REFERENCE / (height * width)))
+        self.coarseness = round(0.5 * math.log2(adaptation.REFERENCE / (height * width)))
         self.rng = np.random.default_rng(0)
         self.fixed: dict[str, NDArray[Any]] = {
             "mixture": model.constant("shapes.mixture"),

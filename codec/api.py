@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec import choice, ordinary, samples
+from gencodec.codec import choice, levels, ordinary, samples
 from gencodec.codec import container as gnc
 from gencodec.codec.atomic import write_file
 from gencodec.codec.codecs import LOSSY
@@ -220,6 +220,8 @@ def info(data: Source, *, model: str | None = None) -> FileInfo:
     container = gnc.read(file)
     codes = container.section(SectionKind.CODES)
     system = samples.color_system(codes).name if codes else None
+    if listed := container.section(SectionKind.LEVELS):
+        levels.unpack(listed.payload, 1 if container.channels <= 2 else 3)
     metadata = _decode_metadata(container.section(SectionKind.METADATA))
     return _describe(gnc.read_header(file), metadata, len(file), model, system, _initial_bits(container, model))
 

@@ -186,7 +186,7 @@ def _least_version(container: Container) -> int:
 
 
 def read(data: bytes) -> Container:
-    """Read a whole file; raises InvalidFile on anything that `write` would not have written."""
+    """Read a whole file; raises InvalidFile on what breaks the format's rules."""
     header = read_header(data)
     missing = header.bytes + header.payload_bytes - len(data)
     if missing > 0:

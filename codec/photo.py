@@ -419,8 +419,8 @@ def in_batches(groups: list[Group], threads: int) -> list[list[Group]]:
     count = min(len(groups), rounds * threads)
     middles = np.cumsum(tiles) - np.array(tiles) / 2
     batch = np.minimum((middles * count / sum(tiles)).astype(int), count - 1)
-    runs = [[group for group, b in zip(groups, batch, strict=True) if b == i] for i in range(count)]
-    return [run for run in runs if run]
+    ends = np.searchsorted(batch, np.arange(count + 1)).tolist()
+    return [groups[a:b] for a, b in pairwise(ends) if a < b]
 
 
 class Tracker:

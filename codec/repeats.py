@@ -39,13 +39,13 @@ def bands(pixels: Pixels) -> Iterator[Pixels]:
 
 
 def _run_hashes(pixels: Pixels) -> NDArray[np.uint32]:
-    """Hash every run of _RUN pixels in a row; uint32 (H, W - _RUN + 1)."""
+    """Hash every run of _RUN pixels in a row; uint32 (H, W - _RUN + 1), none where it is narrower."""
     values = np.zeros(pixels.shape[:2], np.uint32)
     for channel in range(pixels.shape[2]):
         values = values * np.uint32(0x9E3779B1) + pixels[:, :, channel]
     values *= np.uint32(0x85EBCA6B)
     values ^= values >> np.uint32(15)
-    count = pixels.shape[1] - _RUN + 1
+    count = max(0, pixels.shape[1] - _RUN + 1)
     hashes = np.zeros((len(pixels), count), np.uint32)
     for offset in range(_RUN):
         hashes *= np.uint32(0x01000193)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gencodec.codec import choice, colorcodes, levels, ordinary, symmetry
 from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind, least_payload
 from gencodec.codec.image import PACKED_DEPTHS, Pixels
-from gencodec.errors import InvalidFile, UnsupportedImage
+from gencodec.errors import InvalidFile, UnsupportedImage, UsageError
 
 if TYPE_CHECKING:
     from gencodec.runtime import Model
@@ -24,8 +24,6 @@ Region = tuple[int, int, int, int]
 Progress = Callable[[float], None]
 FITTING = 0.7
 """Share of the work that fitting a model to the picture is told as."""
-PATIENT_EFFORT = 9
-"""At which files may take longer to decode."""
 CLEARLY = 0.01
 """Estimated share of saved bytes from which a fitted model is taken without comparing."""
 
@@ -201,7 +199,7 @@ def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, list
     """The section of a model's payload, with that of its changes where they make both together smaller."""
     from gencodec.codec import adapting, codecs, photo
 
-    patient = effort == PATIENT_EFFORT and model.family == "photo"
+    patient = effort >= choice.PATIENT_EFFORT and model.family == "photo"
     turn = symmetry.chosen(samples, model, effort)
     samples = cast(NDArray[np.uint8], symmetry.turned(samples, turn))
     done = 0.0
@@ -294,7 +292,11 @@ def _decode_neural(
     used = None if listed is None else levels.unpack(listed.payload, shape.channels)
     if changes is not None:
         model = adaptation.applied(model, *adaptation.unpack(changes.payload, model))
-    samples = codecs.codec_of(model).decode(section.payload, shape[:3], model, region=region, progress=progress)
+    try:
+        codec = codecs.codec_of(model)
+    except UsageError as error:
+        raise InvalidFile(f"the file names {model.card.name}, which does not code pictures") from error
+    samples = codec.decode(section.payload, shape[:3], model, region=region, progress=progress)
     if used is not None:
         return levels.mapped(samples, used.levels)
     if codes is None:

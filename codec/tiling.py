@@ -25,6 +25,8 @@ GROUP = 8
 """Greatest number of tiles of TILE, across and down, that share a stream in larger pictures."""
 LARGEST_TILE = 1024
 LARGEST_GROUP = 16
+LARGEST_LANES = 1 << 15
+"""Rows of all tiles of a group: what a decoder remembers of each takes some 5 kB."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Tiling:
             1 <= self.group_columns <= min(columns, LARGEST_GROUP) and 1 <= self.group_rows <= min(rows, LARGEST_GROUP)
         ):
             raise InvalidFile(f"the coded pixels are damaged: groups of {self.group_columns} x {self.group_rows} tiles")
+        if self.group_columns * self.group_rows * self.tile_height > LARGEST_LANES:
+            raise InvalidFile("the coded pixels are damaged: the tiles of a group have too many rows")
 
     @classmethod
     def of(cls, width: int, height: int, *, patient: bool = False) -> Tiling:

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gencodec.codec.adaptation import REFERENCE
 from gencodec.export.aten import to_onnx
 from gencodec.models.photo import DRIFT, ENERGY, FLAG, PIXEL, Photo
 from gencodec.models.quantize import set_exact
 
 POSITIONS = 1536
 """Pixels of a batch: few enough for a processor's cache."""
-REFERENCE = 1 << 18
-"""Pixels of the picture for which changes of weights have their steps."""
 
 
 def adaptable(photo: Photo) -> dict[str, str]:

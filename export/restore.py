@@ -1,7 +1,7 @@
 """An exported `photo` model -> a checkpoint that a training can start from.
 
-The checkpoint's weights are those of the model, to the last digit: what shipped can be trained on without the files of
-its own training.
+The checkpoint's layers have the weights of the model, to the last digit, and its tables the same shapes, but for
+rounding: what shipped can be trained on without the files of its own training.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FIXED = {f"trace.photo.{name}": name for name in ("inner", "errors")}
 """The layers that do not adapt, as `adaptable` has those that do."""
+FIRST_FORMAT = "1"
+"""Of models whose tiles had other edges."""
 LEAST = 1e-12
 """The least weight of a kernel in a shape's mixture."""
 
@@ -33,12 +35,14 @@ def write_checkpoint(model: Model, target: Path) -> None:
     """Write the checkpoint of an exported model. Raises `UsageError`, and `InvalidFile` for what no exporter wrote."""
     if model.family != "photo":
         raise UsageError(f"a training can start from models of the photo family, not from {model.card.name}")
+    if model.format == FIRST_FORMAT:
+        raise UsageError(f"a training cannot start from {model.card.name}: such networks are not trained any more")
     family = find_family(model.family)
     try:
         config = family.sized({name: _tuples(value) for name, value in model.config.items()})
         network = Photo(config)
         restore(network, model)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidFile(f"the model {model.card.name} is not built as it says") from error
     state: dict[str, Any] = {"family": family.name, "config": asdict(config), "averaged": network.state_dict()}
     torch.save({**state, "steps": 0}, target)

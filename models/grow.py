@@ -22,10 +22,12 @@ ALIKE = ("lag", "energies", "drifts", "row_pool", "pool_rows", "pool_columns", "
 def grown(small: PhotoConfig, large: PhotoConfig, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a network of the sizes `large` that computes what one of the sizes `small` does with `weights`.
 
-    Raises `ValueError` where `large` lacks something that `small` has.
+    These may be on any device, and are returned on the CPU. Raises `ValueError` where `large` lacks something that
+    `small` has.
     """
     if any(getattr(small, name) != getattr(large, name) for name in ALIKE):
         raise ValueError("only the width of layers and what they look at can grow")
+    weights = {name: value.cpu() for name, value in weights.items()}
     result = Photo(large).state_dict()
     theirs = matrices(large)
     for name, (rows, columns) in matrices(small).items():

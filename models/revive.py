@@ -44,7 +44,7 @@ def revive(photo: Photo, tiles: Tensor) -> int:
             continue
         one, other = (lively[torch.randint(len(lively), (len(silent),)), 0] for _ in range(2))
         first = torch.empty(len(silent), 1).uniform_(*SHARE).to(layer.weight)
-        noise = NOISE * layer.weight[lively[:, 0]].std(0) * torch.randn_like(layer.weight[silent])
+        noise = NOISE * layer.weight[lively[:, 0]].std(0, correction=0) * torch.randn_like(layer.weight[silent])
         layer.weight[silent] = layer.weight[one] * first + layer.weight[other] * (1 - first) + noise
         layer.bias[silent] = layer.bias[one] * first[:, 0] + layer.bias[other] * (1 - first[:, 0])
         for reader in readings:

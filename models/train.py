@@ -99,12 +99,7 @@ def train(
         tiles = tiles.to(processes.device, torch.float32)
         if course.revive:
             begin_lively(trainer, tiles)
-        try:
-            trainer.run(batches(source), lambda model: held_out_bits(model, tiles), log, progress)
-        except KeyboardInterrupt:
-            if processes.leads:
-                trainer.save()
-            raise
+        trainer.run(batches(source), lambda model: held_out_bits(model, tiles), log, progress)
 
 
 def chosen_sizes(family: Family, sizes: list[str], course: Course) -> Any:

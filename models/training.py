@@ -150,10 +150,15 @@ class Trainer:
                     recent = []
 
     def agree(self, seconds: float, interrupted: bool) -> None:
-        """Take the first process's time, so that all stop at one step. Raises `KeyboardInterrupt` if any is to end."""
+        """Take the first process's time, so that all stop at one step.
+
+        If any is to end, the checkpoint is kept. Raises `KeyboardInterrupt` then.
+        """
         first = self.processes.leads
         self.seconds, ending = self.processes.total(seconds if first else 0.0, float(interrupted))
         if ending:
+            if first:
+                self.save()
             raise KeyboardInterrupt
 
     def step(self, batch: Tensor) -> float:

@@ -18,7 +18,7 @@ def main() -> int:
         ("ruff", "format", "--check", "."),
         ("ruff", "check", "."),
         ("pyright", "--project", "pyproject.toml", "--pythonpath", sys.executable),
-        ("pytest", *sys.argv[1:]),
+        ("pytest", "--numprocesses", "2", "--dist", "loadfile", *sys.argv[1:]),
     )
     for check in checks:
         print("$", *check, flush=True)

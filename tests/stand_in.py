@@ -27,6 +27,7 @@ class Card:
     for_codes: str = ""
     quick: str = ""
     medium: str = ""
+    patient: str = ""
     large: str = ""
     family: str = "photo"
 

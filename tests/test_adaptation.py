@@ -25,7 +25,7 @@ Index = NDArray[np.int64]
 LARGEST = 1 << 15
 """The largest magnitude that a bucket holds."""
 EXTREMES = [0, 1, 2, 3, 4, 5, 8, 9, LARGEST // 2, LARGEST // 2 + 1, LARGEST - 1, LARGEST]
-several = settings(deadline=None, max_examples=60)
+several = settings(max_examples=60)
 
 
 def picture(height: int, width: int, colors: int = 3, seed: int = 0) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from gencodec.codec.container import Coder, SectionKind
 from tests.stand_in import StandIn, real_model_exists
 
 METADATA = Metadata(icc=b"icc" * 50, exif=b"II*\0", xmp=b"<x/>", srgb_intent=1, density=(2835, 2835, 1))
-quick = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -147,6 +147,13 @@ def test_probes_decide_on_larger_images() -> None:
     assert choice.model_wins(pixels, webp * 7 // 10, sure)
     assert not choice.model_wins(pixels, webp, sure)
     assert not choice.model_wins(pixels[:50, :50], 1, choice.sure_size(pixels[:50, :50]))
+
+
+@pytest.mark.parametrize("width", range(1, 9))
+def test_pictures_narrower_than_a_run_of_pixels_come_back(width: int) -> None:
+    pixels = photo(1100, width, 3)
+    assert pixels.size > 0
+    np.testing.assert_array_equal(gencodec.decompress(gencodec.compress(pixels)).pixels, pixels)
 
 
 def test_repeated_content_is_noticed() -> None:

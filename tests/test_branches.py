@@ -111,7 +111,7 @@ def test_graphs_that_ship_are_small_parts(card) -> None:
     assert "stage" not in [tensor.name for tensor in first.initializer]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 def test_damaged_files_are_refused_or_read(file: onnxfile.OnnxFile, place: float, value: int) -> None:
     data = bytearray(file.data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -99,8 +101,8 @@ def test_a_training_begins_with_a_model(checkpoint: Path, photos: Path, tmp_path
     assert done.exit_code == 0, done.output
     before, after = (torch.load(file, weights_only=True) for file in (checkpoint, tmp_path / "b.pt"))
     assert after["config"] == before["config"]
-    bits = before["averaged"]["green.linear.bias"] - after["averaged"]["green.linear.bias"]
-    assert 0 < bits.abs().max() < 1e-2  # what exporting rounds away
+    rounded = before["averaged"]["layers.0.weight"] - after["averaged"]["layers.0.weight"]
+    assert 0 < rounded.abs().median() < 1e-2  # all but the features that were revived
 
 
 def test_resume_goes_on(checkpoint: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,12 +121,12 @@ def test_interrupting_keeps_the_checkpoint(photos: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(data, "POOL", 8)
 
     def interrupt(_: float) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     course = Course(photos, tmp_path / "b.pt", Schedule(minutes=5), batch=2, size=16)
     with pytest.raises(KeyboardInterrupt):
         train(find_family("photo"), list(SIZES), course, lambda _: None, interrupt)
-    assert torch.load(tmp_path / "b.pt", weights_only=True)["steps"] == 1
+    assert torch.load(tmp_path / "b.pt", weights_only=True)["steps"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["b.pt"]
 
 

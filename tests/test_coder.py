@@ -42,7 +42,7 @@ def popped(coder: IntervalCoder, expected: Block) -> Index:
     return quantile
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(blocks)
 def test_what_is_pushed_is_popped(pushed: list[Block]) -> None:
     coder = IntervalCoder()
@@ -58,7 +58,7 @@ def test_what_is_pushed_is_popped(pushed: list[Block]) -> None:
     assert reader.to_bytes() == b""
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(blocks, blocks)
 def test_popping_undoes_pushing_exactly(below: list[Block], above: list[Block]) -> None:
     coder = IntervalCoder()
@@ -160,7 +160,7 @@ def fine_intervals(draw: st.DrawFn) -> tuple[int, int]:
 fine_blocks = st.lists(st.lists(fine_intervals(), max_size=40).map(block), max_size=6)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(fine_blocks)
 def test_fine_intervals_come_back_and_leave_nothing(pushed: list[Block]) -> None:
     coder = FineCoder()
@@ -177,7 +177,7 @@ def test_fine_intervals_come_back_and_leave_nothing(pushed: list[Block]) -> None
     assert reader.bits + coder.bits == pytest.approx(0, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(fine_blocks.map(lambda blocks: [b for b in blocks if len(b[0])])))
 def test_fine_blocks_pushed_at_once_are_those_pushed_in_turn(several: list[list[Block]]) -> None:
     pushed = [pair for blocks in several for pair in blocks]
@@ -205,7 +205,7 @@ def test_fine_intervals_cost_their_information(longest: int) -> None:
     assert 8 * (len(coder.to_bytes()) - before) < coder.bits - known + 30
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=200),
     st.one_of(

@@ -195,7 +195,7 @@ def test_every_color_that_codes_give_is_found(system: ColorCodes) -> None:
 
 
 @systems
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(planes=hnp.arrays(np.uint8, st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3))))
 def test_any_codes_round_trip(system: ColorCodes, planes: Samples) -> None:
     pixels = colorcodes.to_pixels(planes, system)
@@ -397,7 +397,7 @@ def test_runs_of_exceptions_are_short() -> None:
     assert len(colorcodes.pack_exceptions(exceptions)) < 100
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_regions_get_their_own_exceptions(data: st.DataObject) -> None:
     width, height = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
@@ -475,7 +475,7 @@ def test_bombs_take_no_memory() -> None:
     assert peak < 1 << 18
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.one_of(st.binary(max_size=80).map(lambda content: packed(*content)), st.binary(max_size=80)))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     try:
@@ -487,7 +487,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     colorcodes.apply_exceptions(np.zeros((30, 40, 3), np.uint8), exceptions)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(at=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_damaged_payloads_are_read_or_refused(at: int, flip: int) -> None:
     plain = bytearray(zlib.decompress(colorcodes.pack_exceptions(some_exceptions(300, 200, 900)), wbits=-15))

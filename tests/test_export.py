@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gencodec.codec import photo as photo_codec
+from gencodec.codec.adaptation import REFERENCE
 from gencodec.codec.tiling import Tiling
 from gencodec.errors import InexactGraph
-from gencodec.export.adaptation import REFERENCE, adaptable
+from gencodec.export.adaptation import adaptable
 from gencodec.export.exact import EXACT_LIMIT, ExactGraph
 from gencodec.export.lower import grids, lower
 from gencodec.export.photo import export_photo

@@ -187,7 +187,7 @@ def test_truncation_is_refused(name: str) -> None:
 
 
 @given(st.sampled_from(sorted(VALID)), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damage_never_escapes_the_error_tree(name: str, data: st.DataObject) -> None:
     altered = bytearray(VALID[name])
     for _ in range(data.draw(st.integers(1, 3))):
@@ -196,7 +196,7 @@ def test_damage_never_escapes_the_error_tree(name: str, data: st.DataObject) -> 
 
 
 @given(st.sampled_from([b"", *(data[:12] for data in VALID.values())]), st.binary(max_size=100))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_bytes(start: bytes, rest: bytes) -> None:
     check_outcome(start + rest)
 

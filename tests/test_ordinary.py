@@ -35,7 +35,7 @@ def noise(*shape: int, dtype: type = np.uint8) -> Pixels:
 @given(images)
 @example(np.zeros((1, 1, 1), np.uint8))
 @example(np.zeros((1, 1, 4), np.uint16)[:, :, :2])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_every_coder_round_trips(pixels: Pixels) -> None:
     for coder in FREE:
         if coder is Coder.WEBP and not ordinary.fits_webp(pixels):
@@ -46,7 +46,7 @@ def test_every_coder_round_trips(pixels: Pixels) -> None:
 
 
 @given(images)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_choice_round_trips(pixels: Pixels) -> None:
     coder, payload = ordinary.encode(pixels)
     np.testing.assert_array_equal(ordinary.decode(coder, payload, shape_of(pixels)), pixels)

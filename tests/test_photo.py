@@ -71,7 +71,7 @@ def test_any_number_of_tiles_and_groups_round_trips(tiny: Model, height: int, wi
     assert_round_trip(picture(height, width), tiny)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     hnp.arrays(
         np.uint8,
@@ -222,6 +222,17 @@ REGIONS = [
 ]
 
 
+@pytest.mark.parametrize("counts", [[1], [3, 3, 200, 1, 1, 1], [64] * 9, [1] * 700])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_batches_are_runs_of_the_groups(counts: list[int], threads: int) -> None:
+    groups = [photo.Group([tiling.Box(0, 0, 1, 1)] * count, bytes(i % 7)) for i, count in enumerate(counts)]
+    batches = photo.in_batches(groups, threads)
+    assert [id(group) for batch in batches for group in batch] == list(map(id, groups))
+    assert len(batches) >= min(threads, len(groups)) or max(counts) > sum(counts) / 2
+    sizes = [sum(len(group.tiles) for group in batch) for batch in batches if len(batch) > 1]
+    assert all(size <= photo.LOCKSTEP + max(counts) for size in sizes)
+
+
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("region", REGIONS)
 def test_a_region_is_the_crop(tiny: Model, region: tuple[int, int, int, int]) -> None:
@@ -301,7 +312,7 @@ def test_another_shape_than_was_coded_is_refused(tiny: Model, valid: bytes, shap
     assert outcome(valid, shape, tiny) is None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_flipped_bits_never_give_the_right_picture_or_another_error(
     tiny: Model, valid: bytes, data: st.DataObject
@@ -313,7 +324,7 @@ def test_flipped_bits_never_give_the_right_picture_or_another_error(
     assert found is None or not np.array_equal(found, picture(24, 40))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.binary(max_size=300), st.tuples(st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 3])))
 def test_any_bytes_are_pixels_or_refused(tiny: Model, data: bytes, shape: tuple[int, int, int]) -> None:
     found = outcome(photo.HEADER.pack(16, 16, 1, 2) + data, shape, tiny)

@@ -138,7 +138,6 @@ def images(draw: st.DrawFn) -> Image:
 
 
 @given(images())
-@settings(deadline=None)
 def test_round_trip(image: Image) -> None:
     written = write_png(image)
     assert read_png(written) == image
@@ -178,7 +177,6 @@ def test_every_filter_is_undone(pitch: int) -> None:
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6))), st.sampled_from([1, 2, 3, 4, 6, 8]))
-@settings(deadline=None)
 def test_filters_round_trip(rows: np.ndarray, pitch: int) -> None:
     rows = np.repeat(rows, pitch, axis=1)
     filtered = filter_rows(rows, pitch, np.zeros(rows.shape[1], np.uint8))
@@ -322,7 +320,7 @@ def test_depths_that_png_lacks_are_refused(depth: int) -> None:
 
 
 @given(st.sampled_from(GOOD), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_altered_chunks_never_escape_the_error_tree(path: Path, data: st.DataObject) -> None:
     """Change a byte of some chunk and make its checksum right again: an image or a gencodec error."""
     source = path.read_bytes()

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image as PillowImage
@@ -84,7 +84,6 @@ def test_refused(data: bytes) -> None:
 
 
 @given(st.data(), st.integers(1, 16), st.integers(1, 4))
-@settings(deadline=None)
 def test_pam_round_trip(data: st.DataObject, depth: int, channels: int) -> None:
     shape = (data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)), channels)
     top = (1 << depth) - 1

@@ -28,7 +28,7 @@ from gencodec.models.quantize import (
 )
 
 Integers = NDArray[np.int64]
-several = settings(deadline=None, max_examples=60)
+several = settings(max_examples=60)
 seeds = st.integers(0, 2**32 - 1)
 POINTS = 50
 

@@ -53,6 +53,11 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
         write_checkpoint(load("glow-base.1", threads=1, device="cpu"), tmp_path / "a.pt")
 
 
+def test_the_first_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot start from photo-base\.1"):
+        write_checkpoint(load("photo-base.1", threads=1, device="cpu"), tmp_path / "a.pt")
+
+
 def test_integers_that_are_too_fine_are_refused(adaptive: Model, adaptive_photo: Photo) -> None:
     name = "trunk.photo.layers.0.scale"
     constants = {**adaptive.file.constants, name: adaptive.constant(name).astype(np.float32) / 4096}

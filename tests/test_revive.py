@@ -50,6 +50,14 @@ def test_they_learn(photo: Photo, tiles: Tensor) -> None:
         assert (gradient[:, : SILENCED[name]] != 0).any()
 
 
+def test_one_lively_feature_is_enough(photo: Photo, tiles: Tensor) -> None:
+    with torch.no_grad():
+        photo.get_parameter("red_layer.bias")[1:] = -1e3
+        photo.get_parameter("red_layer.bias")[:1] = 0
+        revive(photo, tiles)
+        assert torch.isfinite(photo(tiles)).all()
+
+
 def test_lively_networks_stay_as_they_are(photo: Photo, tiles: Tensor) -> None:
     revive(photo, tiles)
     weights = {name: value.clone() for name, value in photo.state_dict().items()}

@@ -173,14 +173,14 @@ def test_constants_are_those_that_onnx_reads(tiny_file: Path, proved: OnnxFile) 
     assert proved.metadata == {entry.key: entry.value for entry in model.metadata_props}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_model_or_an_invalid_file(data: bytes) -> None:
     with suppress(InvalidFile):
         assert isinstance(onnxfile.read(data), OnnxFile)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), seed=st.integers(0, 4))
 def test_damaged_models_are_refused_or_read(place: float, value: int, seed: int) -> None:
     data = bytearray(SMALLEST)
@@ -236,7 +236,7 @@ def test_cards_are_sound() -> None:
         assert model_for(card.wire_id, card.weights_prefix) is card
         file = onnxfile.read(card.file.read_bytes())
         assert proof.check(file) < proof.EXACT_LIMIT
-        assert {card.for_codes, card.quick, card.medium, card.large} <= {"", *names}
+        assert {card.for_codes, card.quick, card.medium, card.patient, card.large} <= {"", *names}
         assert (file.metadata.get("gencodec.adapts", "[]") != "[]") == card.file.with_suffix(".step.onnx").exists()
 
 

@@ -42,7 +42,7 @@ def middle(sprite: np.ndarray) -> np.ndarray:
 # the set
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(FACTORS)
 def test_sprites_are_whole_black_and_white_and_determined(factors: tuple[int, ...]) -> None:
     sprite = drawn(np.array([factors, factors]))
@@ -53,14 +53,14 @@ def test_sprites_are_whole_black_and_white_and_determined(factors: tuple[int, ..
     assert 50 < (sprite[0] > 0).sum() < 500
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(FACTORS, st.integers(0, 31), st.integers(0, 31))
 def test_places_move_a_sprite_and_nothing_else(factors: tuple[int, ...], x: int, y: int) -> None:
     before, after = picture(*factors), picture(*factors[:3], x, y)
     assert np.array_equal(np.roll(before, (y - factors[4], x - factors[3]), (0, 1)), after)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(FACTORS)
 def test_larger_scales_are_larger(factors: tuple[int, ...]) -> None:
     areas = [int(picture(factors[0], scale, *factors[2:]).sum()) for scale in range(SIZES[1])]

@@ -73,7 +73,7 @@ def test_find_inverts_interval_for_every_quantile_of_sampled_rows(tables: Tables
         np.testing.assert_array_equal(length, expected_length[level])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data())
 def test_find_inverts_interval_for_mixed_rows(tables: Tables, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, 60))

@@ -40,7 +40,7 @@ def cover(outer: Box, parts: list[Box]) -> None:
     assert sum(part.width * part.height for part in parts) == outer.width * outer.height
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(sides, sides)
 def test_groups_and_tiles_cover_every_pixel_once(width: int, height: int) -> None:
     tiles = Tiling.of(width, height)
@@ -52,7 +52,7 @@ def test_groups_and_tiles_cover_every_pixel_once(width: int, height: int) -> Non
         assert len(parts) <= GROUP * GROUP
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(1, 200_000), st.integers(1, 200_000))
 def test_tiles_are_as_even_as_can_be(width: int, height: int) -> None:
     tiles = Tiling.of(width, height)
@@ -97,6 +97,12 @@ def test_absurd_sizes_are_refused(size: int, place: int) -> None:
     sizes[place] = size
     with pytest.raises(InvalidFile, match=r"damaged: (tiles|groups) of"):
         Tiling(1000, 1000, *sizes)
+
+
+def test_groups_of_too_many_rows_are_refused() -> None:
+    assert Tiling(64, 16384, 4, 1024, 16, 2).tile_width == 4
+    with pytest.raises(InvalidFile, match="too many rows"):
+        Tiling(64, 16384, 4, 1024, 11, 3)
 
 
 boxes = st.builds(Box, st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), st.integers(1, 6))

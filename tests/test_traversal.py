@@ -18,9 +18,11 @@ import torch
 
 import gencodec
 from gencodec.cli import app
+from gencodec.codec import container as gnc
 from gencodec.codec import generation, traversal
+from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind
 from gencodec.codec.hierarchy import Group, Prior
-from gencodec.errors import UsageError
+from gencodec.errors import InvalidFile, UsageError
 from gencodec.export.sprites import export_sprites
 from gencodec.models.spritevae import SpriteVAE, SpriteVAEConfig
 from gencodec.runtime import Model, find_model, list_models, load
@@ -175,3 +177,10 @@ def test_pictures_are_not_coded(file: Path) -> None:
     with pytest.raises(UsageError, match="does not code pictures"):
         gencodec.compress(pixels, model=str(file))
     assert find_model(file).family == traversal.SPRITES
+
+
+def test_files_that_name_such_a_model_are_refused(file: Path) -> None:
+    card = find_model(file)
+    section = Section(SectionKind.COLOR, Coder.MODEL, b"", ModelRef(card.wire_id, card.weights_prefix), 0)
+    with pytest.raises(InvalidFile, match="does not code pictures"):
+        gencodec.decompress(gnc.write(Container(40, 40, 3, 8, 0, (section,))), model=str(file))

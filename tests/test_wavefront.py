@@ -62,7 +62,7 @@ def steps_of(schedule: Schedule) -> NDArray[np.int64]:
     return steps.reshape(len(schedule.tiles), schedule.height, schedule.width)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(tile_sets(), st.integers(1, 5))
 def test_every_pixel_has_one_turn(tiles: list[Box], lag: int) -> None:
     schedule = Schedule.of(tiles, lag)
@@ -78,7 +78,7 @@ def test_every_pixel_has_one_turn(tiles: list[Box], lag: int) -> None:
         assert (tile[:, box.width :] == -1).all()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(tile_sets(), st.integers(1, 5))
 def test_the_order_is_the_decoders_walk(tiles: list[Box], lag: int) -> None:
     schedule = Schedule.of(tiles, lag)
@@ -150,7 +150,7 @@ def features_of(
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(tiles=tile_sets(), seed=st.integers(0, 999), band_rows=st.integers(1, 20))
 def test_full_image_and_stepwise_features_are_the_same(name: str, tiles: list[Box], seed: int, band_rows: int) -> None:
     geometry = GEOMETRIES[name]
@@ -203,7 +203,7 @@ def test_edges_are_continued_by_the_documented_rules_of_format_2() -> None:
     assert found[:, 2, 3].tolist() == [9, 10, 6, 7, 7, 3, 3, 3]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(past=st.integers(0, 5), future=st.integers(0, 4), above=st.integers(0, 3), count=st.integers(1, 200))
 def test_a_history_keeps_what_was_written(past: int, future: int, above: int, count: int) -> None:
     tiles, rows = 2, 4
