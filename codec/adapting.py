@@ -29,21 +29,21 @@ from gencodec.errors import UsageError
 if TYPE_CHECKING:
     from gencodec.runtime import Model
 
-STEPS = (0, 25, 50, 90, 140, 200, 300, 400, 600)
-WIDE_STEPS = (0, 35, 75, 135, 210, 300, 420, 560, 750)
+STEPS = (0, 45, 90, 160, 250, 360, 540, 720, 1080)
+WIDE_STEPS = (0, 70, 150, 270, 420, 600, 840, 1120, 1500)
 """Of gradient descent, by effort from 1 to 9; those of networks with layers of WIDE rows and more are the second."""
 WIDE = 128
-RATE = 0.0184
-"""What a weight changes by at a step, at first, times the fourth root of the widest layer's rows, or of NARROW if these
-are fewer; it falls to zero in a straight line."""
+RATE = 0.0485
+"""What a weight changes by at a step, at first, times the root of the widest layer's rows, or of NARROW if these are
+fewer; it falls to zero in a straight line."""
 NARROW = 32
-SLOW = 120
+SLOW = 200
 """Fewer steps than this begin slower: they have no time to settle."""
 WARMUP = 10
 """Steps in which the rate rises."""
 PRICE = 1.6
 """Weight of the changes' bits in the loss: more than 1, since what they gain on some pixels is less on the others."""
-PARTS = 4
+PARTS = 2
 """Batches of a step, which run side by side: each is small enough for a core's cache."""
 RUN = 16
 """Neighboring pixels that are drawn together: a cache line."""
@@ -60,7 +60,7 @@ LEAST_PIXELS = 1 << 13
 """Smaller pictures do not pay for changes."""
 SPREAD = 0.05
 """Where the price of a change, in steps, turns from a parabola to a straight line."""
-CHECKED = 8 * PARTS
+CHECKED = 32
 """Batches that tell whether adapting has paid."""
 
 Index = NDArray[np.int64]
@@ -200,7 +200,7 @@ class Adapter:
     def run(self, steps: int, report: Report | None = None) -> None:
         """Go so many steps."""
         width = max(NARROW, *(len(fit.start) for fit in self.fits))
-        rate = RATE / width**0.25 * min(1.0, math.sqrt(steps / SLOW))
+        rate = RATE / math.sqrt(width) * min(1.0, math.sqrt(steps / SLOW))
         for index in range(steps):
             bits, gradients = self.gradients(whole=index >= WHOLE * steps)
             pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)
