@@ -57,8 +57,6 @@ takes about as long as JPEG XL. Beyond that they get the medium one, which decod
 LARGE_EFFORT = 5
 MEDIUM_EFFORT = 4
 """Up to this effort other images, too, get the medium model."""
-PATIENT_EFFORT = 8
-"""From this effort on files may take longer to decode: those others get the largest model, and larger tiles."""
 
 
 def chosen_model(card: ModelCard, pixels: int, effort: int) -> str:
@@ -71,8 +69,6 @@ def chosen_model(card: ModelCard, pixels: int, effort: int) -> str:
         name = card.large
     elif large or effort <= MEDIUM_EFFORT:
         name = card.medium
-    elif effort >= PATIENT_EFFORT:
-        name = card.patient
     return name or card.name
 
 

@@ -24,6 +24,8 @@ Region = tuple[int, int, int, int]
 Progress = Callable[[float], None]
 FITTING = 0.7
 """Share of the work that fitting a model to the picture is told as."""
+PATIENT_EFFORT = 9
+"""At which files may take longer to decode."""
 CLEARLY = 0.01
 """Estimated share of saved bytes from which a fitted model is taken without comparing."""
 
@@ -199,7 +201,7 @@ def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, list
     """The section of a model's payload, with that of its changes where they make both together smaller."""
     from gencodec.codec import adapting, codecs, photo
 
-    patient = effort >= choice.PATIENT_EFFORT and model.family == "photo"
+    patient = effort == PATIENT_EFFORT and model.family == "photo"
     turn = symmetry.chosen(samples, model, effort)
     samples = cast(NDArray[np.uint8], symmetry.turned(samples, turn))
     done = 0.0

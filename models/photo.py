@@ -62,6 +62,8 @@ class PhotoConfig:
     hidden: int = 48
     layers: int = 3
     color_hidden: int = 24
+    hidden_bits: int = 8
+    """Binary digits of the layers' features after the point; they lie in [0, 8). Finer ones leave fewer bits to weights."""
     bank: int = 4
 
     @property
@@ -123,17 +125,18 @@ class Photo(nn.Module):
         trace: list[Group] = [(c.energies, ENERGY), (c.drifts, DRIFT)]
         sources = [(context, PIXEL), *trace * near, (4, FLAG), (2 * c.energies, ENERGY)]
         widths = [c.hidden] * c.layers
+        features = Grid(0, (8 << c.hidden_bits) - 1, c.hidden_bits)
         self.layers = nn.ModuleList()
         for width in widths:
-            self.layers.append(ExactLinear(sources, [(width, HIDDEN)]))
-            sources = [(width, HIDDEN)]
+            self.layers.append(ExactLinear(sources, [(width, features)]))
+            sources = [(width, features)]
         self.bank = ExactLinear([(context, PIXEL)], [(3 * c.bank, BANK)])
         start = [0.5 / c.bank] * c.bank
-        self.green = Head([(c.hidden, HIDDEN)], c.bank, start)
-        self.red_layer = ExactLinear([(c.hidden, HIDDEN), (1, MEAN)], [(c.color_hidden, HIDDEN)])
-        self.red = Head([(c.color_hidden, HIDDEN)], c.bank + 1, [*start, 0.7])
-        self.blue_layer = ExactLinear([(c.hidden, HIDDEN), (2, MEAN)], [(c.color_hidden, HIDDEN)])
-        self.blue = Head([(c.color_hidden, HIDDEN)], c.bank + 2, [*start, 0.0, 0.7])
+        self.green = Head([(c.hidden, features)], c.bank, start)
+        self.red_layer = ExactLinear([(c.hidden, features), (1, MEAN)], [(c.color_hidden, features)])
+        self.red = Head([(c.color_hidden, features)], c.bank + 1, [*start, 0.7])
+        self.blue_layer = ExactLinear([(c.hidden, features), (2, MEAN)], [(c.color_hidden, features)])
+        self.blue = Head([(c.color_hidden, features)], c.bank + 2, [*start, 0.0, 0.7])
         with torch.no_grad():
             self.bank.weight.mul_(0.3)
         self.shapes = Shapes(FINE_BITS)

@@ -43,8 +43,6 @@ class ModelCard:
     """The smaller model that its aliases stand for at effort 1."""
     medium: str = ""
     """The smaller model that its aliases stand for at low efforts, and at high ones where pictures have many pixels."""
-    patient: str = ""
-    """The larger model that its aliases stand for at the highest efforts."""
     large: str = ""
     """The smallest model, which its aliases stand for where pictures have many pixels."""
     stated_family: str = ""
@@ -314,7 +312,7 @@ def models_behind(name: str | Path) -> list[ModelCard]:
     found = [find_model(name)]
     if name in found[0].aliases:
         for card in found:  # which grows on the way
-            names = (card.for_codes, card.quick, card.medium, card.patient, card.large)
+            names = (card.for_codes, card.quick, card.medium, card.large)
             found += [other for other in map(find_model, filter(None, names)) if other not in found]
     return found
 

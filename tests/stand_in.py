@@ -27,7 +27,6 @@ class Card:
     for_codes: str = ""
     quick: str = ""
     medium: str = ""
-    patient: str = ""
     large: str = ""
     family: str = "photo"
 

@@ -60,12 +60,11 @@ def installed(monkeypatch: pytest.MonkeyPatch, tiny_file: Path, adaptive_file: P
             ("photo-ownquick.1", 60003, tiny_file, (), "photo-quickcodes.1"),
             ("photo-quickcodes.1", 60004, adaptive_file, (), ""),
             ("photo-ownmedium.1", 60006, tiny_file, (), "photo-owncodes.1"),
-            ("photo-ownpatient.1", 60007, tiny_file, (), "photo-owncodes.1"),
             ("photo-ownlarge.1", 60005, tiny_file, (), "photo-quickcodes.1"),
         )
     ]
-    others = {name: f"photo-own{name}.1" for name in ("quick", "medium", "patient", "large")}
-    cards[0] = replace(cards[0], **others)
+    smaller = {name: f"photo-own{name}.1" for name in ("quick", "medium", "large")}
+    cards[0] = replace(cards[0], **smaller)
     monkeypatch.setattr(registry, "MODELS", (*registry.MODELS, *cards))
 
 
@@ -126,8 +125,7 @@ def test_colors_stay_colors(model: str) -> None:
         ("own", 2, False, "photo-ownmedium.1"),
         ("own", 4, False, "photo-ownmedium.1"),
         ("own", 5, False, "photo-own.1"),
-        ("own", choice.PATIENT_EFFORT - 1, False, "photo-own.1"),
-        ("own", choice.PATIENT_EFFORT, False, "photo-ownpatient.1"),
+        ("own", 9, False, "photo-own.1"),
         ("own", 9, True, "photo-ownmedium.1"),
         ("own", 1, True, "photo-ownquick.1"),
         ("own", 2, True, "photo-ownlarge.1"),
