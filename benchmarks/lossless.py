@@ -119,6 +119,9 @@ def legend(results: Results, first: str) -> str:
 def facts(found: dict[str, Results], others: dict[str, Any]) -> str:
     """One line for each further figure that was measured."""
     lines = [set_facts(name, part) for name, part in found.items()]
+    lines += [
+        f"{name}, mean of the images' own ratios to {REFERENCE}: {own_ratios(part)}" for name, part in found.items()
+    ]
     if large_ := others["large"]:
         speeds = ", ".join(
             f"{codec} {found['encode_mps']:.2f} and {found['decode_mps']:.2f}"
@@ -144,6 +147,14 @@ def set_facts(name: str, part: Results) -> str:
         return text
     count = f"{totals.modelled} of {len(part.images)} images are coded by the model"
     return f"{text}; {count}, which take more than its own estimate by {totals.overhead:.2%}"
+
+
+def own_ratios(part: Results) -> str:
+    """Each model's bytes relative to the reference image by image, and then the mean."""
+    reference = {row.image: row.bytes or 1 for row in part.of(REFERENCE)}
+    models = [name for name, entry in part.contenders.items() if entry["model"]]
+    ratios = ([(row.bytes or 0) / reference[row.image] for row in part.of(name)] for name in models)
+    return ", ".join(f"{name} {sum(own) / len(own):.3f}" for name, own in zip(models, ratios, strict=True))
 
 
 def excess(part: Results, rows: Sequence[Row]) -> int:

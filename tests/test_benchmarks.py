@@ -75,6 +75,8 @@ def test_the_table_takes_its_place_in_the_readme(folder: Path, results: dict[str
     excess = max(sizes[f"images/{name}", "photo"] - sizes[f"images/{name}", "webp"] for name in SHAPES)
     assert excess <= 64
     assert f"{abs(excess)} bytes" in text
+    own = np.mean([sizes[f"images/{name}", "photo"] / sizes[f"images/{name}", "jxl"] for name in SHAPES])
+    assert f"- Images, mean of the images' own ratios to jxl: photo {own:.3f}.\n" in text
 
 
 def test_processes_are_measured(folder: Path) -> None:
