@@ -29,7 +29,7 @@ from gencodec.export.exact import ExactGraph
 from gencodec.export.lower import lower
 from gencodec.export.stages import assembled
 from gencodec.export.values import Value, joined, uniform
-from gencodec.models.photo import BANK, DRIFT, ENERGY, FLAG, HIDDEN, LEVELS, MEAN, PIXEL, Head, Photo
+from gencodec.models.photo import BANK, DRIFT, ENERGY, FLAG, LEVELS, MEAN, PIXEL, Head, Photo
 from gencodec.models.quantize import Grid, set_exact
 from gencodec.models.shapes import SCALE_OF_ONE, SCALES_PER_OCTAVE, TOTAL_BITS, Shapes, kernel_cdfs
 
@@ -96,7 +96,7 @@ def stages(photo: Photo) -> list[tuple[str, nn.Module, list[Value]]]:
     traces = [grid(c.energies, ENERGY), grid(c.drifts, DRIFT)] * near
     flags, hidden, one_base, one_bank = (
         grid(4, FLAG),
-        grid(c.hidden, HIDDEN),
+        grid(c.hidden, c.features),
         uniform("", 1, 0, 255, 0),
         grid(c.bank, BANK),
     )

@@ -63,13 +63,18 @@ class PhotoConfig:
     layers: int = 3
     color_hidden: int = 24
     hidden_bits: int = 8
-    """Binary digits of the layers' features after the point; they lie in [0, 8). Finer ones leave fewer bits to weights."""
+    """Binary digits after the point of the layers' features, in [0, 8). Finer ones leave fewer digits to weights."""
     bank: int = 4
 
     @property
     def context(self) -> list[tuple[int, int]]:
         """Context offsets (rows up, column offset), nearest row first."""
         return [(up, dx) for up, (first, last) in enumerate(self.reach) for dx in range(first, last + 1)]
+
+    @property
+    def features(self) -> Grid:
+        """The grid of the layers' features."""
+        return Grid(0, (8 << self.hidden_bits) - 1, self.hidden_bits)
 
     @property
     def traces(self) -> int:
@@ -125,7 +130,7 @@ class Photo(nn.Module):
         trace: list[Group] = [(c.energies, ENERGY), (c.drifts, DRIFT)]
         sources = [(context, PIXEL), *trace * near, (4, FLAG), (2 * c.energies, ENERGY)]
         widths = [c.hidden] * c.layers
-        features = Grid(0, (8 << c.hidden_bits) - 1, c.hidden_bits)
+        features = c.features
         self.layers = nn.ModuleList()
         for width in widths:
             self.layers.append(ExactLinear(sources, [(width, features)]))

@@ -106,7 +106,7 @@ MODELS: tuple[ModelCard, ...] = (
     ModelCard(
         name="photo-base.5",
         wire_id=8,
-        sha256="d9bd6eed4cd204d2f2421abce91e31998ae2228922263652a094bcdd70107de1",
+        sha256="15d6ff56bcf70d28402bdadade9aa7f10be9297650a1065c23c49cdd55dc326e",
         file=WEIGHTS / "photo-base.5.onnx",
         summary="lossless photographs: a causal network over decoded neighbors, fitted to pictures, 152 k weights",
         licence="Apache-2.0",

@@ -430,6 +430,18 @@ def smooth_picture(height: int, width: int, noise: float, seed: int) -> NDArray[
     )
 
 
+def bits_of(photo: Photo, pixels: NDArray[np.uint8]) -> float:
+    """What `pixels` take by the exact torch network."""
+    set_exact(photo, True)
+    total, tiling = 0.0, Tiling.of(pixels.shape[1], pixels.shape[0])
+    for box in tiling.all_tiles():
+        tile = pixels[box.y : box.y + box.height, box.x : box.x + box.width, (1, 0, 2)]
+        x = torch.from_numpy(tile.transpose(2, 0, 1)[:, None].astype(np.float32))
+        with torch.no_grad():
+            total += float(photo(x).double().sum())
+    return total
+
+
 @pytest.mark.parametrize(
     ("height", "width", "noise"), [(61, 90, 2), (61, 90, 4), (128, 40, 0), (130, 150, 6), (1, 77, 9), (50, 1, 9)]
 )
@@ -438,14 +450,19 @@ def test_the_codecs_bits_are_those_of_the_exact_torch_network(
 ) -> None:
     """Within 0.05 % or six bits, which is the tables' rounding; a pixel in a wrong context costs more."""
     pixels = smooth_picture(height, width, noise, seed=height)
-    tiling = Tiling.of(width, height)
-    set_exact(tiny_photo, True)
-    expected = 0.0
-    for group in tiling.groups():
-        for box in tiling.tiles(group):
-            tile = pixels[box.y : box.y + box.height, box.x : box.x + box.width, (1, 0, 2)]
-            x = torch.from_numpy(tile.transpose(2, 0, 1)[:, None].astype(np.float32))
-            with torch.no_grad():
-                expected += float(tiny_photo(x).double().sum())
+    expected = bits_of(tiny_photo, pixels)
     found = photo_codec.encode(pixels, tiny).estimate_bits
     assert found == pytest.approx(expected, rel=5e-4, abs=6)
+
+
+@pytest.mark.parametrize("bits", [4, 9])
+def test_features_may_be_coarser_or_finer(tiny_photo: Photo, tmp_path: Path, bits: int) -> None:
+    other = Photo(replace(tiny_photo.config, hidden_bits=bits))
+    other.load_state_dict(tiny_photo.state_dict())
+    export_photo(other, tmp_path / "other.onnx", {"licence": "none"})
+    model = load(tmp_path / "other.onnx", threads=1, device="cpu")
+    assert model.config["hidden_bits"] == bits
+    pixels = smooth_picture(61, 90, 4, seed=2)
+    found = photo_codec.encode(pixels, model).estimate_bits
+    assert found == pytest.approx(bits_of(other, pixels), rel=5e-4)
+    assert found != pytest.approx(bits_of(tiny_photo, pixels), rel=1e-7)
