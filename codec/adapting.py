@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gencodec.runtime import Model
 
 STEPS = (0, 45, 90, 160, 250, 360, 540, 720, 1080)
-WIDE_STEPS = (0, 70, 150, 270, 420, 600, 840, 1120, 1500)
+WIDE_STEPS = (0, 80, 170, 310, 500, 700, 960, 1200, 1500)
 """Of gradient descent, by effort from 1 to 9; those of networks with layers of WIDE rows and more are the second."""
 WIDE = 128
 RATE = 0.0485
