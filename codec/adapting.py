@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 STEPS = (0, 45, 90, 160, 250, 360, 540, 720, 1080)
 WIDE_STEPS = (0, 80, 170, 310, 500, 700, 960, 1200, 1500)
-"""Of gradient descent, by effort from 1 to 9; those of networks with layers of WIDE rows and more are the second."""
-WIDE = 128
+"""Of gradient descent, by effort from 1 to 9; the second ones are for networks with layers of WIDE_ROWS and more."""
+WIDE_ROWS = 128
 RATE = 0.0485
 """What a weight changes by at a step, at first, times the root of the widest layer's rows, or of NARROW if these are
 fewer; it falls to zero in a straight line."""
@@ -85,7 +85,7 @@ def adapted(pixels: Pixels, model: Model, effort: int, report: Report | None = N
     size = pixels.shape[0] * pixels.shape[1]
     if effort == 1 or size < LEAST_PIXELS or not (layers := adaptation.layers(model)) or model.step is None:
         return None
-    wide = max(len(layer.weight) for layer in layers) >= WIDE
+    wide = max(len(layer.weight) for layer in layers) >= WIDE_ROWS
     count = (WIDE_STEPS if wide else STEPS)[effort - 1]
     with ThreadPoolExecutor(model.threads) as workers:
         most = WHOLE_PIXELS if size <= WHOLE_PIXELS and (wide or effort > QUICK_EFFORT) else MOST_PIXELS

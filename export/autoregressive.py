@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from gencodec.export.photo import Color, distribution, scale_rates, shape_tables
 from gencodec.export.stages import Stage, write_model
 from gencodec.export.values import Value, joined, uniform
-from gencodec.models.autoregressive import ENERGY, GATED, LEVEL, STATE, SUM, Autoregressive, energies
-from gencodec.models.photo import BANK, HIDDEN, MEAN, PIXEL
+from gencodec.models.autoregressive import ENERGY, GATED, HIDDEN, LEVEL, STATE, SUM, Autoregressive, energies
+from gencodec.models.photo import BANK, MEAN, PIXEL
 from gencodec.models.pixelcnn import PixelCNN
 from gencodec.models.pixelrnn import CELL, Cell, DiagonalBiLSTM, PixelRNN, RowLSTM
 from gencodec.models.quantize import ExactConv, ExactLinear, Group, set_exact

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gencodec.export.floats import FloatStage
 from gencodec.export.lower import grid
 from gencodec.export.stages import Stage, write_model
-from gencodec.models.autoregressive import GATED, SIGNED, STATE, SUM
+from gencodec.models.autoregressive import GATED, HIDDEN, SIGNED, STATE, SUM
 from gencodec.models.codebooks import POINT_BITS, Codebooks
 from gencodec.models.codeprior import (
     ABOVE,
@@ -34,7 +34,6 @@ from gencodec.models.codeprior import (
     powers,
     seen,
 )
-from gencodec.models.photo import HIDDEN
 from gencodec.models.quantize import set_exact
 from gencodec.models.transforms import MIDDLE, UNIT, Synthesis
 from gencodec.models.vqvae import VQVAE

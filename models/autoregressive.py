@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gencodec.models.photo import BANK, FLAG, HIDDEN, LEVELS, MEAN, PIXEL, Head, median_edge, shifted
+from gencodec.models.photo import BANK, FLAG, LEVELS, MEAN, PIXEL, Head, median_edge, shifted
 from gencodec.models.quantize import ExactLinear, Grid, Group, Snap, Table
 from gencodec.models.shapes import Shapes
 
@@ -23,6 +23,7 @@ BEGINNING = 128.0
 FLAGS = 4
 
 LEVEL = Grid(-128, 127, 4)
+HIDDEN = Grid(0, 2047, 8)
 ENERGY = Grid(0, 255, 6)
 SUM = Grid(-1023, 1023, 7)
 """What one layer adds to the sums that gates are made of."""

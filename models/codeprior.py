@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gencodec.models.autoregressive import GATED, SIGNED, STATE, SUM, Gate
+from gencodec.models.autoregressive import GATED, HIDDEN, SIGNED, STATE, SUM, Gate
 from gencodec.models.codebooks import POINT_BITS, Codebooks, Quantised
-from gencodec.models.photo import HIDDEN
 from gencodec.models.quantize import EXACT_LIMIT, ExactLinear, Grid, Group, Snap
 
 LATENT = Grid(-1023, 1023, 3)

@@ -29,7 +29,6 @@ BEGINNING = 128.0
 """Gray level left of a tile's first row."""
 
 PIXEL = Grid(-256, 256, 4)
-HIDDEN = Grid(0, 2047, 8)
 INNER = Grid(0, 1023, 7)
 SIGNED = Grid(-1023, 1023, 7)
 MAGNITUDE = Grid(0, 1023, 7)

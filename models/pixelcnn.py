@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gencodec.errors import UsageError
 from gencodec.models.autoregressive import (
     ENERGY,
     GATED,
+    HIDDEN,
     LEVEL,
     STATE,
     SUM,
@@ -29,7 +31,7 @@ from gencodec.models.autoregressive import (
     Views,
     picture,
 )
-from gencodec.models.photo import HIDDEN, PIXEL
+from gencodec.models.photo import PIXEL
 from gencodec.models.quantize import ExactConv, ExactLinear, Snap
 
 
@@ -48,6 +50,10 @@ class PixelCNNConfig(AutoregressiveConfig):
     columns: int = 3
     left: int = 3
     """Columns that the horizontal stack's later layers see: their own and those on its left."""
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.left) < 2:
+            raise UsageError("the sizes layers and left of a PixelCNN are at least 2")
 
 
 PAPER = PixelCNNConfig(tile=32, hidden=384, layers=20, rows=3, columns=5, left=3, output=384, color_hidden=384)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from gencodec.models.autoregressive import (
     GATED,
+    HIDDEN,
     RATIO,
     SIGNED,
     STATE,
@@ -28,7 +29,6 @@ from gencodec.models.autoregressive import (
     Views,
     picture,
 )
-from gencodec.models.photo import HIDDEN
 from gencodec.models.quantize import ExactConv, ExactLinear, Grid, Snap
 
 CELL = Grid(-4095, 4095, 10)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from gencodec.errors import UsageError
 from gencodec.models.pixelcnn import PAPER, PixelCNN, PixelCNNConfig
 from gencodec.models.quantize import set_exact
 from gencodec.models.soap import Soap
@@ -84,6 +87,12 @@ def test_every_weight_learns_in_both_forms(network: PixelCNN) -> None:
         network(noise(12, 12, 2)).mean().backward()
         unused = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
         assert not unused
+
+
+@pytest.mark.parametrize("size", ["layers", "left"])
+def test_sizes_that_no_codec_takes_are_refused(size: str) -> None:
+    with pytest.raises(UsageError, match="at least 2"):
+        replace(TINY, **{size: 1})
 
 
 def test_the_default_size_takes_a_hundred_thousand_multiplications_a_pixel() -> None:
