@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec.coder import TOTAL, IntervalCoder
-from gencodec.errors import InexactGraph, InvalidFile
+from gencodec.errors import MALFORMED, InexactGraph, InvalidFile
 from gencodec.runtime import proof
 from gencodec.runtime.proof import EXACT_LIMIT
 
@@ -93,7 +93,7 @@ def layers(model: Model) -> list[Layer]:
     """The layers of a model that adapt; none for models that do not. Raises `InvalidFile`."""
     try:
         names = json.loads(model.file.metadata.get("gencodec.adapts", "[]"))
-    except ValueError as error:
+    except MALFORMED as error:
         raise InvalidFile(f"the model {model.card.name} does not say which of its layers adapt") from error
     reaches = proof.reaches(model.file)
     if not isinstance(names, list) or not all(isinstance(name, str) and name in reaches for name in names):

@@ -219,11 +219,12 @@ def gathered(pixels: Pixels, tiles: list[Box], lanes: Lanes) -> Array:
 
 def tiling_of(width: int, height: int, side: int) -> Tiling:
     """Tiles of at most `side` pixels, and groups, as even as can be; sides are even, for chroma grids to keep phase."""
+    most = max(1, side - side % 2)
 
     def divided(length: int) -> tuple[int, int]:
-        tiles = -(-length // side)
+        tiles = 1 if length <= side else -(-length // most)
         groups = -(-tiles // GROUP)
-        return min(2 * -(-length // (2 * tiles)), length), -(-tiles // groups)
+        return min(2 * -(-length // (2 * tiles)), length, side), -(-tiles // groups)
 
     (tile_width, columns), (tile_height, rows) = divided(width), divided(height)
     return Tiling(width, height, tile_width, tile_height, columns, rows)

@@ -8,6 +8,7 @@ coded, so that no bits are spent on them. The byte layout is in docs/format.md, 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec import ordinary
-from gencodec.codec.codecs import pixels_of, planes_of, tile_codec
+from gencodec.codec.codecs import LARGEST_TILE, pixels_of, planes_of, tile_codec
 from gencodec.codec.coder import IntervalCoder, Stack
 from gencodec.codec.container import Coder
 from gencodec.codec.photo import CODING_ORDER, Encoded, Progress, Tracker, run_all
@@ -31,9 +32,9 @@ Pixels = NDArray[np.uint8]
 
 HEADER = struct.Struct("<HH")
 CHAIN = struct.Struct("<IHBIH")
-LARGEST_TILE = 256
 CHAIN_TILES = 192
 """Tiles of a chain, about: chains are independent of each other and run at once."""
+MOST_CHAINS = (1 << 16) - 1
 GROUP = 32
 """Most tiles that go through the networks at a time."""
 RESERVE = 1.1
@@ -134,12 +135,12 @@ def encode(pixels: Pixels, model: Model, *, progress: Progress | None = None) ->
     """Code `pixels` (height, width, 1 or 3) uint8 without loss."""
     codec = tile_codec(model)
     grid = Grid(pixels.shape[1], pixels.shape[0], codec.tile)
-    parts = grid.chains(max(1, round(grid.count / CHAIN_TILES)))
+    parts = grid.chains(min(MOST_CHAINS, max(1, round(grid.count / CHAIN_TILES))))
     tracker = Tracker(len(parts), progress)
-    codecs = [codec if len(parts) == 1 else tile_codec(model.serial) for _ in parts]
+    shared = codec if len(parts) == 1 else tile_codec(model.serial)
 
     def work(index: int) -> tuple[Chain, float]:
-        return encode_chain(pixels, grid, parts[index], codecs[index], lambda share: tracker.report(index, share))
+        return encode_chain(pixels, grid, parts[index], shared, lambda share: tracker.report(index, share))
 
     coded = run_all(work, len(parts), model.threads, tracker)
     chains = [chain for chain, _ in coded]
@@ -165,14 +166,16 @@ def encode_chain(pixels: Pixels, grid: Grid, tiles: range, codec: TileCodec, rep
 
 
 def seeded(pixels: Pixels, grid: Grid, tiles: range, demand: float) -> tuple[int, ordinary.Coded]:
-    """How many tiles are coded directly, and how: as few as hold what the first group draws."""
-    count = 1
+    """How many tiles are coded directly, and how: about as few as hold what the first group draws."""
+    count, need = 1, RESERVE * demand
     while True:
         strip = pixels_of(grid.cut(pixels, tiles[:count])).reshape(-1, grid.tile, 3)
         coded = ordinary.encode(np.ascontiguousarray(strip[..., : pixels.shape[2]]))
-        if 8 * len(coded.payload) > RESERVE * demand or count == len(tiles):
+        held = 8 * len(coded.payload)
+        if held > need or count == len(tiles):
             return count, coded
-        count += 1
+        # one more at a time would code the whole strip anew for each
+        count = min(len(tiles), max(count + 1, min(2 * count, math.ceil(count * need / held))))
 
 
 def decode(
@@ -198,11 +201,11 @@ def decode(
     wanted = [i for i, tiles in enumerate(parts) if tiles.start < rows.stop and rows.start < tiles.stop]
     pixels = np.zeros(shape, np.uint8)
     tracker = Tracker(len(wanted), progress)
-    codecs = [codec if len(wanted) == 1 else tile_codec(model.serial) for _ in wanted]
+    shared = codec if len(wanted) == 1 else tile_codec(model.serial)
 
     def work(index: int) -> None:
         chain, tiles = chains[wanted[index]], parts[wanted[index]]
-        decode_chain(chain, pixels, grid, tiles, codecs[index], lambda share: tracker.report(index, share))
+        decode_chain(chain, pixels, grid, tiles, shared, lambda share: tracker.report(index, share))
 
     run_all(work, len(wanted), model.threads, tracker)
     return np.ascontiguousarray(pixels[y : y + height, x : x + width])

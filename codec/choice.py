@@ -14,6 +14,7 @@ import numpy as np
 from gencodec.codec import ordinary
 from gencodec.codec.image import Pixels
 from gencodec.codec.repeats import BAND_PIXELS, FEW_REPEATS, repeated_share
+from gencodec.codec.tiling import LARGE
 
 if TYPE_CHECKING:
     from gencodec.runtime import ModelCard
@@ -51,17 +52,16 @@ DRAWN_RATE = 0.5
 """Images with more repeats than that, and fewer bits a sample by a quick WebP, are drawn, not photographed:
 for ordinary coders. Photographs with flat grounds take more bits."""
 
-LARGE_PIXELS = 1 << 22
-"""Images with more pixels get a family's model for large ones, up to LARGE_EFFORT: the smallest one, fitted, which
-takes about as long as JPEG XL. Beyond that they get the medium one, which decodes a megapixel a second on two cores."""
 LARGE_EFFORT = 5
+"""Images of more than LARGE pixels get a family's model for large ones up to this effort: the smallest one, fitted,
+which takes about as long as JPEG XL. Beyond it they get the medium one, which decodes a megapixel a second."""
 MEDIUM_EFFORT = 4
 """Up to this effort other images, too, get the medium model."""
 
 
 def chosen_model(card: ModelCard, pixels: int, effort: int) -> str:
     """The name of the model that codes an image of so many pixels for the family whose best one is `card`."""
-    large = pixels > LARGE_PIXELS
+    large = pixels > LARGE
     name = ""
     if effort == 1:
         name = card.quick
@@ -100,7 +100,7 @@ def model_wins(pixels: Pixels, size: int, sure: float) -> bool:
     if pixels.shape[0] * pixels.shape[1] < PROBED_PIXELS:
         return False
     if not ordinary.fits_webp(pixels):
-        return size < PNG_FACTOR * len(ordinary.encode_png(pixels, level=6))
+        return ordinary.fits_png(pixels) and size < PNG_FACTOR * len(ordinary.encode_png(pixels, level=6))
     return size < sure or size < _below(ordinary.close_webp(pixels), pixels, CLOSE_FACTOR, CLOSE_SLOPE, CLOSE_MOST)
 
 

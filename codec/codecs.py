@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec.coder import RandomCoder
-from gencodec.errors import InvalidFile, UsageError
+from gencodec.errors import MALFORMED, InvalidFile, UsageError
+from gencodec.runtime.registry import UNREGISTERED
 
 if TYPE_CHECKING:
     from gencodec.codec.bitsback import TileCodec
@@ -23,8 +27,11 @@ LATENT = ("vae", "nvae")
 BITS_BACK = (*FLOWS, *LATENT)
 HIERARCHIES = ("beta-vae", "nvae-lossy")
 LOSSY = (*HIERARCHIES, "vq-vae", "vq-vae-2")
+LOSSY_FUNCTIONS = ("levels", "encode", "decode", "sample")
 SPRITES = "beta-vae-sprites"
 """The family whose latents stand for a whole picture; it does not code any."""
+LARGEST_TILE = 256
+"""Side of tiles that are coded by bits-back."""
 BATCH = 32
 """Samples that are drawn at a time."""
 
@@ -49,6 +56,25 @@ class PictureCodec(Protocol):
         ...
 
 
+@contextmanager
+def checked(model: Model) -> Iterator[None]:
+    """Raise `InvalidFile` where graphs, tables and sizes of a user's own model do not fit each other.
+
+    With a model that ships, such an error is one of this program.
+    """
+    try:
+        yield
+    except MALFORMED as error:
+        if model.card.wire_id != UNREGISTERED:
+            raise
+        raise InvalidFile(f"the model {model.card.name} is not built as it says") from error
+
+
+def _checked_module(model: Model, module: ModuleType, *names: str) -> Any:
+    """These functions of a family's module, `checked`."""
+    return SimpleNamespace(**{name: checked(model)(getattr(module, name)) for name in names})
+
+
 def codec_of(model: Model) -> PictureCodec:
     """The codec of a model's family.
 
@@ -57,11 +83,11 @@ def codec_of(model: Model) -> PictureCodec:
     if model.family in AUTOREGRESSIVE:
         from gencodec.codec import autoregressive
 
-        return cast(PictureCodec, autoregressive)
+        return _checked_module(model, autoregressive, "encode", "decode")
     if model.family in BITS_BACK:
         from gencodec.codec import bitsback
 
-        return cast(PictureCodec, bitsback)
+        return _checked_module(model, bitsback, "encode", "decode")
     if model.family in LOSSY:
         raise InvalidFile(f"the model {model.card.name} codes with loss, and the file claims to be lossless")
     if model.family == SPRITES:
@@ -70,7 +96,7 @@ def codec_of(model: Model) -> PictureCodec:
         )
     from gencodec.codec import photo
 
-    return cast(PictureCodec, photo)  # it refuses other families
+    return _checked_module(model, photo, "encode", "decode")  # it refuses other families
 
 
 def lossy_codec_of(model: Model) -> LossyCodec:
@@ -78,25 +104,25 @@ def lossy_codec_of(model: Model) -> LossyCodec:
     if model.family in HIERARCHIES:
         from gencodec.codec import hierarchy
 
-        return cast("LossyCodec", hierarchy)
+        return _checked_module(model, hierarchy, *LOSSY_FUNCTIONS)
     if model.family in LOSSY:
         from gencodec.codec import vq  # type: ignore[attr-defined]
 
-        return cast("LossyCodec", vq)
+        return _checked_module(model, vq, *LOSSY_FUNCTIONS)
     raise InvalidFile(f"the model {model.card.name} codes without loss, and the file claims to be lossy")
 
 
 def tile_codec(model: Model, temperature: float = 1.0) -> TileCodec:
-    """The codec of tiles of a family that codes by bits-back. Raises `InvalidFile` for others."""
-    if model.family in FLOWS:
-        from gencodec.codec.flow import FlowCodec
+    """The codec of tiles of a family that codes by bits-back. Raises `InvalidFile` for others, and for large tiles."""
+    if model.family not in BITS_BACK:
+        raise InvalidFile(f"the model {model.card.name} is of the family {model.family}, which has no latents")
+    from gencodec.codec.flow import FlowCodec
+    from gencodec.codec.latents import LatentCodec
 
-        return FlowCodec(model, temperature)
-    if model.family in LATENT:
-        from gencodec.codec.latents import LatentCodec
-
-        return LatentCodec(model, temperature)
-    raise InvalidFile(f"the model {model.card.name} is of the family {model.family}, which has no latents")
+    codec = (FlowCodec if model.family in FLOWS else LatentCodec)(model, temperature)
+    if not 1 <= codec.tile <= LARGEST_TILE:
+        raise InvalidFile(f"the model {model.card.name} is made for tiles of {codec.tile} pixels")
+    return codec
 
 
 def sample(model: Model, count: int, seed: int, temperature: float = 1.0) -> Pixels:

@@ -33,10 +33,11 @@ def samples(model: Model, count: int, seed: int, temperature: float = 1.0) -> Pi
     check(seed, temperature)
     if not 1 <= count <= MOST:
         raise UsageError(f"from 1 to {MOST} pictures can be generated, not {count}")
-    if model.family == codecs.SPRITES:
-        decoder = traversal.SpriteDecoder(model)
-        return decoder.pictures(decoder.sampled(count, seed, temperature))
-    return codecs.sample(model, count, seed, temperature)
+    with codecs.checked(model):
+        if model.family == codecs.SPRITES:
+            decoder = traversal.SpriteDecoder(model)
+            return decoder.pictures(decoder.sampled(count, seed, temperature))
+        return codecs.sample(model, count, seed, temperature)
 
 
 def traversed(model: Model, steps: int, seed: int, temperature: float = 1.0) -> Pixels:
@@ -46,7 +47,8 @@ def traversed(model: Model, steps: int, seed: int, temperature: float = 1.0) -> 
     latents, and for numbers out of range.
     """
     check(seed, temperature)
-    return traversal.traversal(model, steps, seed, temperature)
+    with codecs.checked(model):
+        return traversal.traversal(model, steps, seed, temperature)
 
 
 def check(seed: int, temperature: float) -> None:
@@ -66,12 +68,12 @@ def between(model: Model, a: Image, b: Image, count: int) -> Pixels:
         raise UsageError(f"from one picture to another there are from 2 to {MOST} pictures, not {count}")
     if model.family not in codecs.BITS_BACK:
         raise UsageError(f"the family {model.family} of the model {model.card.name} has no latents to go between")
-    codec = codecs.tile_codec(model)
-    ends = np.stack([picture(image, codec.tile) for image in (a, b)])
-    shares = np.linspace(0, 1, count)
-    latents = [on_the_line(latent, shares) for latent in codec.latents(planes_of(ends))]
-    parts = range(0, count, codecs.BATCH)
-    return pixels_of(np.concatenate([codec.decoded([z[i : i + codecs.BATCH] for z in latents]) for i in parts]))
+    shares, parts = np.linspace(0, 1, count), range(0, count, codecs.BATCH)
+    with codecs.checked(model):
+        codec = codecs.tile_codec(model)
+        ends = np.stack([picture(image, codec.tile) for image in (a, b)])
+        latents = [on_the_line(latent, shares) for latent in codec.latents(planes_of(ends))]
+        return pixels_of(np.concatenate([codec.decoded([z[i : i + codecs.BATCH] for z in latents]) for i in parts]))
 
 
 def on_the_line(ends: NDArray[np.int64], shares: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -46,7 +46,7 @@ class Row:
 
     @classmethod
     def of(cls, given: Array) -> Row:
-        """From a graph's output (n, 3 * features, height, width): centered means, scales, shapes; or without shapes."""
+        """From a graph's output (n, 3 * features, height, width): centered means, scales, shapes."""
         parts = given.astype(np.int64)
         count = parts.shape[1] // 3
         return cls(parts[:, :count] + STEPS * MIDDLE, parts[:, count : 2 * count], parts[:, 2 * count :])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec.tables import FINE_BITS, TOTAL_BITS
-from gencodec.errors import InvalidFile
+from gencodec.errors import MALFORMED, InvalidFile
 
 if TYPE_CHECKING:
     from gencodec.runtime import Model
@@ -119,7 +119,7 @@ class Network:
             pairs = {name: tuple(map(tuple, fields[name])) for name in ("reach", "trace_at")}
             self.geometry = Geometry(**{**fields, **pairs}, repeats_edge=self.repeats_edge)
             self.bank, self.inner, hidden = (int(config[name]) for name in ("bank", "inner", "hidden"))
-        except (KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise InvalidFile(f"the model {model.card.name} does not say how it is built") from error
         self.wide = hidden >= WIDE
         self.trunk_model = model.with_threads(min(model.threads, TRUNK_THREADS)) if alone and self.wide else self.model

@@ -20,7 +20,7 @@ from PIL import Image as PillowImage
 from gencodec.codec.container import Coder
 from gencodec.codec.image import Pixels
 from gencodec.codec.repeats import FEW_REPEATS, bands, repeated_share
-from gencodec.codec.scanlines import SIGNATURE, chunk
+from gencodec.codec.scanlines import MAX_LIBPNG_SIDE, SIGNATURE, chunk
 from gencodec.errors import InvalidFile
 
 MAX_WEBP_SIDE = 16383
@@ -107,6 +107,11 @@ def fits_webp(pixels: Pixels) -> bool:
     return pixels.dtype == np.uint8 and max(pixels.shape[:2]) <= MAX_WEBP_SIDE
 
 
+def fits_png(pixels: Pixels) -> bool:
+    """Whether libpng takes the samples."""
+    return max(pixels.shape[:2]) <= MAX_LIBPNG_SIDE
+
+
 def _candidates(pixels: Pixels, most: int | None) -> Iterator[Coded]:
     """Yield what every coder worth trying makes of the samples."""
     jxl = encode_by(Coder.JXL, pixels)
@@ -114,7 +119,7 @@ def _candidates(pixels: Pixels, most: int | None) -> Iterator[Coded]:
     tiny = pixels.nbytes <= TINY_BYTES
     coders = [Coder.RAW, Coder.DEFLATE] if tiny or len(jxl) >= pixels.nbytes else []
     if not fits_webp(pixels):
-        coders.append(Coder.PNG)
+        coders.append(Coder.PNG if fits_png(pixels) else Coder.DEFLATE)
     elif tiny or _webp_may_win(pixels, min(len(jxl), most or len(jxl))):
         coders.append(Coder.WEBP)
     yield from (Coded(coder, encode_by(coder, pixels)) for coder in coders)

@@ -171,6 +171,8 @@ def color_system(codes: Section) -> colorcodes.ColorCodes:
 
 def _encode_neural(color: Pixels, alpha: Pixels | None, means: Means, listener: Listener) -> tuple[Section, ...]:
     """Code the color by the neural codec, and alpha, if any, by an ordinary coder."""
+    from gencodec.codec import codecs
+
     samples = cast(NDArray[np.uint8], color)
     sections = [] if alpha is None else [_encode_section(SectionKind.ALPHA, alpha)]
     found = _codes_of(samples) if means.load_codes_model else None
@@ -182,7 +184,8 @@ def _encode_neural(color: Pixels, alpha: Pixels | None, means: Means, listener: 
         if (used := levels.find(samples)) is not None:
             samples = levels.mapped(samples, used.numbers)
             sections.append(Section(SectionKind.LEVELS, Coder.RAW, used.pack()))
-    sections.extend(_neural_sections(samples, model, means.effort, listener))
+    with codecs.checked(model):
+        sections.extend(_neural_sections(samples, model, means.effort, listener))
     return tuple(sorted(sections, key=lambda section: section.kind))
 
 
@@ -268,10 +271,10 @@ def _decode_section(
     shape = ordinary.Shape(container.height, container.width, channels, itemsize)
     if section.model is not None:
         return _decode_neural(section, container, shape, load_model(section.model), region, progress)
+    x, y, width, height = region or (0, 0, container.width, container.height)
+    if section.coder is Coder.CONSTANT:
+        return ordinary.decode(section.coder, section.payload, shape._replace(height=height, width=width))
     samples = ordinary.decode(section.coder, section.payload, shape)
-    if region is None:
-        return samples
-    x, y, width, height = region
     return np.ascontiguousarray(samples[y : y + height, x : x + width])
 
 
@@ -293,7 +296,8 @@ def _decode_neural(
     )
     used = None if listed is None else levels.unpack(listed.payload, shape.channels)
     if changes is not None:
-        model = adaptation.applied(model, *adaptation.unpack(changes.payload, model))
+        with codecs.checked(model):
+            model = adaptation.applied(model, *adaptation.unpack(changes.payload, model))
     try:
         codec = codecs.codec_of(model)
     except UsageError as error:

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from PIL import PngImagePlugin
 
 from gencodec.codec.image import Pixels
-from gencodec.errors import InvalidFile
+from gencodec.errors import InvalidFile, UnsupportedImage
 
+MAX_LIBPNG_SIDE = 1_000_000
+"""Of width and height, what libpng takes, which imagecodecs calls; Pillow does without."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 WHOLE = ((0, 0, 1, 1),)
@@ -56,7 +58,8 @@ def unfilter(filtered: bytes, pitch: int, previous: NDArray[np.uint8] | None, ro
     """Undo the filters of some consecutive rows.
 
     `filtered`: rows x (1 + row bytes), each row led by its filter number. `previous`: the unfiltered row
-    above, None above the first. Returns uint8 (rows, row bytes). Raises InvalidFile on an unknown filter.
+    above, None above the first. Returns uint8 (rows, row bytes). Raises InvalidFile on an unknown filter,
+    UnsupportedImage on rows that are too long.
     """
     lines = np.frombuffer(filtered, np.uint8).reshape(rows, -1)
     kinds = lines[:, 0]
@@ -68,6 +71,8 @@ def unfilter(filtered: bytes, pitch: int, previous: NDArray[np.uint8] | None, ro
     lead = b"" if previous is None else b"\0" + previous.tobytes()
     extra = 0 if previous is None else 1
     depth, color = _CARRIERS[pitch]
+    if depth == 16 and width // pitch > MAX_LIBPNG_SIDE:
+        raise UnsupportedImage(f"PNG images of 16-bit colors are read up to {MAX_LIBPNG_SIDE} pixels across")
     header = struct.pack(">IIBBBBB", width // pitch, rows + extra, depth, color, 0, 0, 0)
     data = chunk(b"IDAT", zlib.compress(lead + filtered, 0))
     carrier = SIGNATURE + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")

@@ -16,6 +16,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from gencodec.errors import InvalidFile
+
 TOTAL_BITS = 16
 FINE_BITS = 20
 LEVELS = 256
@@ -34,6 +36,18 @@ def scale_shift(temperature: float) -> int:
     return round(SCALES_PER_OCTAVE * math.log2(temperature))
 
 
+def check(cdf: NDArray[np.uint16], rate: NDArray[np.int32], bits: int) -> None:
+    """Raise `InvalidFile` unless these are tables as `Tables` takes them, whose ends the first and last edge reach."""
+    total = ((1 << bits) - LEVELS) >> (bits - TOTAL_BITS)
+    sound = (cdf.ndim, cdf.dtype, rate.ndim, rate.dtype) == (2, np.uint16, 1, np.int32) and cdf.size and rate.size
+    if sound:
+        rises = (cdf[:, 1:] >= cdf[:, :-1]).all() and (cdf[:, 0] == 0).all() and (cdf[:, -1] == total).all()
+        far = (FAR - 16 * LEVELS) * int(rate.min()) >> RATE_BITS
+        sound = rises and cdf.shape[1] % 2 and far >= cdf.shape[1] // 2
+    if not sound:
+        raise InvalidFile("the model's tables of distributions are damaged")
+
+
 class Tables:
     """The distribution functions of one model, ready for lookups in both directions."""
 
@@ -41,8 +55,9 @@ class Tables:
         """Rows sum to 2**`bits`, 16 or more.
 
         `cdf`: (shapes, points) from 0 to (2**bits - 256) / 2**(bits - 16), rising; `rate`: (scales,) points per
-        sixteenth times 256.
+        sixteenth times 256. Raises `InvalidFile` for others.
         """
+        check(cdf, rate, bits)
         self.bits = bits
         self.half = (cdf.shape[1] - 1) // 2
         self.points = cdf.shape[1]

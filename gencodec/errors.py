@@ -44,6 +44,10 @@ class UsageError(GencodecError):
     exit_code = 2
 
 
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading raises of data that are not of the form expected; whoever reads them turns it into an error of ours."""
+
+
 def unknown_name(kind: str, name: str, known: Collection[str]) -> UsageError:
     """The error for a name that is none of the `known` ones of its kind, with the one that was meant, if that shows."""
     import difflib

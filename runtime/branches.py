@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gencodec.errors import InvalidFile
+from gencodec.errors import MALFORMED, InvalidFile
 from gencodec.runtime import protobuf
 from gencodec.runtime.onnxfile import GRAPH_INITIALIZER, MODEL_GRAPH, MODEL_METADATA, TENSOR_NAME, OnnxFile
 from gencodec.runtime.protobuf import fields, message_of, text_of
@@ -77,17 +77,17 @@ class Graph:
     @classmethod
     def read(cls, data: memoryview) -> Graph:
         """Of a serialized GraphProto."""
-        nodes, constants, outputs, rest = [], {}, [], b""
+        nodes, constants, outputs, rest = [], {}, [], []
         for number, value in fields(data):
             if number == GRAPH_NODE:
                 nodes.append(Node.read(message_of(value)))
             elif number == GRAPH_INITIALIZER:
                 constants[_name(message_of(value), TENSOR_NAME)] = message_of(value)
             elif number in (GRAPH_NAME, GRAPH_INPUT, GRAPH_OUTPUT):
-                rest += protobuf.field(number, value)
+                rest.append(protobuf.field(number, value))
                 if number == GRAPH_OUTPUT:
                     outputs.append(_name(message_of(value), VALUE_NAME))
-        return cls(nodes, constants, outputs, rest)
+        return cls(nodes, constants, outputs, b"".join(rest))
 
 
 class Branches:
@@ -95,28 +95,28 @@ class Branches:
 
     def __init__(self, file: OnnxFile):
         """Raises `InvalidFile`."""
-        self.file, self.rest, graph = file, b"", memoryview(b"")
+        graph, rest = memoryview(b""), []
         try:
             for number, value in fields(memoryview(file.data)):
                 if number == MODEL_GRAPH:
                     graph = message_of(value)
                 elif number != MODEL_METADATA:
-                    self.rest += protobuf.field(number, value)
-            self.graph = Graph.read(graph)
-        except (IndexError, KeyError, ValueError) as error:
+                    rest.append(protobuf.field(number, value))
+            self.file, self.rest, self.graph = file, b"".join(rest), Graph.read(graph)
+        except MALFORMED as error:
             raise InvalidFile("the model is not a readable ONNX file") from error
 
     def model(self, stage: int) -> bytes:
         """The model of the graph with that number; inputs and outputs are those of all. Raises `InvalidFile`."""
         try:
             nodes = list(self.chosen(self.graph.nodes, stage))
-        except (IndexError, KeyError, ValueError) as error:
+            needed, kept = set(self.graph.outputs), []
+            for node in reversed(nodes):
+                if not needed.isdisjoint(node.outputs):
+                    needed.update(node.reads())
+                    kept.append(protobuf.field(GRAPH_NODE, node.data))
+        except MALFORMED as error:
             raise InvalidFile("the model is not a readable ONNX file") from error
-        needed, kept = set(self.graph.outputs), []
-        for node in reversed(nodes):
-            if not needed.isdisjoint(node.outputs):
-                needed.update(node.reads())
-                kept.append(protobuf.field(GRAPH_NODE, node.data))
         if STAGE in needed:
             raise InvalidFile(f"the model does not tell its graphs apart by the constant {STAGE}")
         constants = [

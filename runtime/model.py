@@ -15,15 +15,17 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from gencodec.errors import InvalidFile, UnknownModel
+from gencodec.errors import MALFORMED, GencodecError, InvalidFile, UnknownModel
 from gencodec.runtime import onnxfile, proof
 from gencodec.runtime.branches import Branches
 from gencodec.runtime.registry import ModelCard, find_model
-from gencodec.runtime.session import PROVIDERS, open_session, provider_of
+from gencodec.runtime.session import PROVIDERS, first_line, open_session, provider_of
 
 Array = NDArray[np.float32]
 EMPTY = {rank: np.zeros((0,) * rank, np.float32) for rank in (2, 4)}
 """What inputs are given that a graph does not use, by their number of axes."""
+MOST_VALUES = 64
+"""Inputs, or outputs, of a graph."""
 
 
 class Model:
@@ -44,7 +46,7 @@ class Model:
         """The network's sizes and geometry, as its exporter wrote them."""
         try:
             return json.loads(self.file.metadata["gencodec.config"])
-        except (KeyError, ValueError) as error:
+        except MALFORMED as error:
             raise InvalidFile(f"the model {self.card.name} does not say how it is built") from error
 
     @cached_property
@@ -93,7 +95,7 @@ class Model:
 
     def run(self, stage: int, inputs: dict[str, NDArray[Any]]) -> list[Array]:
         """All outputs of one of the model's graphs for `inputs`."""
-        return self.session(stage).run(None, inputs)  # type: ignore[return-value]
+        return self._run(stage, None, inputs)
 
     @cached_property
     def stages(self) -> dict[str, tuple[int, list[str], list[str], list[str]]]:
@@ -103,13 +105,15 @@ class Model:
         """
         try:
             table = json.loads(self.file.metadata["gencodec.stages"])
+            if max(int(entry[values]) for entry in table for values in ("inputs", "outputs")) > MOST_VALUES:
+                raise ValueError("too many inputs or outputs")
             names = [f"in{i}" for i in range(max(int(entry["inputs"]) for entry in table))]
             found = {}
             for number, entry in enumerate(table):
                 own, outputs = int(entry["inputs"]), [f"out{i}" for i in range(int(entry["outputs"]))]
                 found[entry["name"]] = (number, names[:own], names[own:], outputs)
             return found
-        except (KeyError, ValueError, TypeError) as error:
+        except MALFORMED as error:
             raise InvalidFile(f"the model {self.card.name} does not say which graphs it has") from error
 
     @cached_property
@@ -140,7 +144,14 @@ class Model:
         number, inputs, others, outputs = self.stages[stage]
         given = dict(zip(inputs, arrays, strict=True))
         given.update(dict.fromkeys(others, EMPTY[arrays[0].ndim]))
-        return self.session(number).run(outputs, given)  # type: ignore[return-value]
+        return self._run(number, outputs, given)
+
+    def _run(self, stage: int, outputs: list[str] | None, given: dict[str, NDArray[Any]]) -> list[Array]:
+        session = self.session(stage)
+        try:
+            return session.run(outputs, given)  # type: ignore[return-value]
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            raise GencodecError(f"ONNX Runtime cannot run the model on {self.device}: {first_line(error)}") from error
 
     @cached_property
     def _branches(self) -> Branches:

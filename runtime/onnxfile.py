@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.errors import InvalidFile
+from gencodec.errors import MALFORMED, InvalidFile
 from gencodec.runtime.protobuf import fields, message_of, text_of, varints
 
 MODEL_GRAPH, MODEL_METADATA = 7, 14
@@ -54,7 +54,7 @@ def read(data: bytes) -> OnnxFile:
             elif field == MODEL_METADATA:
                 entry = dict(fields(message_of(value)))
                 metadata[text_of(entry[1])] = text_of(entry[2])
-    except (IndexError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+    except MALFORMED as error:
         raise InvalidFile("the model is not a readable ONNX file") from error
     return OnnxFile(constants, metadata, data)
 

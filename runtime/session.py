@@ -10,35 +10,25 @@ import onnxruntime as ort
 
 from gencodec.errors import GencodecError, UsageError
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "rocm": "ROCMExecutionProvider",
-    "migraphx": "MIGraphXExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "directml": "DmlExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""Those that are known to compute exact graphs exactly."""
 EXACT_OPTIONS: dict[str, dict[str, str]] = {
     # no 11-bit multiplications, no transforms that round
     "CUDAExecutionProvider": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"},
-    "TensorrtExecutionProvider": {"trt_fp16_enable": "0", "trt_int8_enable": "0", "trt_bf16_enable": "0"},
-    "OpenVINOExecutionProvider": {"precision": "FP32"},
 }
 ERRORS_ONLY = 3
 
 
 def provider_of(device: str) -> str:
     """The execution provider called `device` ("auto" chooses). Raises `UsageError` if there is none here."""
+    if device not in ("auto", *PROVIDERS):
+        raise UsageError(f"there is no device {device!r}; known are auto, cpu and cuda")
     available = ort.get_available_providers()
     if device == "auto":
         return PROVIDERS["cuda"] if has_gpu() and PROVIDERS["cuda"] in available else PROVIDERS["cpu"]
-    provider = PROVIDERS.get(device.lower(), device)
-    if provider not in available:
-        usable = sorted(name for name, p in PROVIDERS.items() if p in available)
-        raise UsageError(f"device {device!r} is not available here; this ONNX Runtime has {', '.join(usable)}")
-    return provider
+    if PROVIDERS[device] not in available:
+        raise UsageError(f"device {device!r} is not available here: this ONNX Runtime has no CUDA provider")
+    return PROVIDERS[device]
 
 
 @cache
@@ -69,11 +59,12 @@ def open_session(
     try:
         session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
-        raise GencodecError(f"ONNX Runtime cannot load the model on {device}: {_first_line(error)}") from error
+        raise GencodecError(f"ONNX Runtime cannot load the model on {device}: {first_line(error)}") from error
     if device != "auto" and session.get_providers()[0] != provider:
         raise UsageError(f"device {device!r} is not usable here: ONNX Runtime fell back to the CPU")
     return session
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of ONNX Runtime says, in short."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

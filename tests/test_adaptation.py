@@ -254,7 +254,8 @@ def test_changes_of_a_model_that_does_not_adapt_are_refused(name: str, tiny: Mod
 
 
 def test_a_model_that_does_not_say_what_adapts_is_refused(adaptive: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    for text in ("", "[", "nothing", "7", '["elsewhere"]', "[7]", "null", '["trunk.photo.bank", "trace.photo.inner"]'):
+    texts = ("", "[", "nothing", "7", '["elsewhere"]', "[7]", "null", '["trunk.photo.bank", "trace.photo.inner"]')
+    for text in (*texts, "[" * 200_000):
         with monkeypatch.context() as patch:
             metadata = {**adaptive.file.metadata, "gencodec.adapts": text}
             patch.setattr(adaptive, "file", replace(adaptive.file, metadata=metadata))

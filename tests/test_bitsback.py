@@ -81,6 +81,35 @@ def test_a_region_decodes_alone(model: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(decoded) < len(chains)
 
 
+def test_chains_share_a_codec(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(bitsback, "tile_codec", lambda model: made.append(model) or Drawing())
+    pixels = noise(120, 64, 3)
+    payload = bitsback.encode(pixels, model).payload
+    bitsback.decode(payload, pixels.shape, model)
+    assert len(bitsback.parsed(payload, 64, 120)[1]) == 3
+    assert made == 2 * [model, model.serial]
+
+
+def test_chains_are_not_more_than_a_file_can_count(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bitsback, "MOST_CHAINS", 2)
+    payload = bitsback.encode(noise(120, 64, 3), model).payload
+    assert len(bitsback.parsed(payload, 64, 120)[1]) == 2
+
+
+def test_a_seed_of_many_tiles_takes_few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    whole = bitsback.ordinary.encode
+    monkeypatch.setattr(bitsback.ordinary, "encode", lambda strip: sizes.append(len(strip)) or whole(strip))
+    count, seed = bitsback.seeded(np.zeros((64, 64, 3), np.uint8), Grid(64, 64, SIDE), range(64), Drawing.demand)
+    assert (count, len(seed.payload)) == (64, 3)
+    assert sizes == [SIDE << i for i in range(7)]
+    pixels = noise(64, 64, 3)
+    count, seed = bitsback.seeded(pixels, Grid(64, 64, SIDE), range(64), 20 * Drawing.demand)
+    assert 8 * len(seed.payload) > bitsback.RESERVE * 20 * Drawing.demand
+    assert 11 <= count <= 13
+
+
 def test_the_grid_covers_a_picture_once() -> None:
     grid = Grid(21, 17, SIDE)
     seen = np.zeros((17, 21), int)

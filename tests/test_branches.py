@@ -20,7 +20,17 @@ from gencodec.errors import InvalidFile  # noqa: E402
 from gencodec.export.exact import ExactGraph  # noqa: E402
 from gencodec.export.stages import assembled  # noqa: E402
 from gencodec.runtime import list_models, onnxfile  # noqa: E402
-from gencodec.runtime.branches import Branches  # noqa: E402
+from gencodec.runtime.branches import (  # noqa: E402
+    ATTRIBUTE_GRAPH,
+    GRAPH_NODE,
+    GRAPH_OUTPUT,
+    NODE_ATTRIBUTE,
+    NODE_OUTPUT,
+    VALUE_NAME,
+    Branches,
+)
+from gencodec.runtime.onnxfile import MODEL_GRAPH  # noqa: E402
+from gencodec.runtime.protobuf import field  # noqa: E402
 from gencodec.runtime.session import open_session  # noqa: E402
 
 X = np.arange(-3, 5, dtype=np.float32).reshape(2, 4)
@@ -94,6 +104,16 @@ def test_the_stage_is_for_choosing_only() -> None:
     model = assembled(graph, branches, {"in0": 2}, {"out0": 0}, "told")
     with pytest.raises(InvalidFile, match="does not tell its graphs apart"):
         Branches(onnxfile.read(model.SerializeToString())).model(1)
+
+
+@pytest.mark.parametrize(("inner", "depth"), [(b"\xff", 1), (b"", 1500)])
+def test_graphs_that_cannot_be_read_are_refused(inner: bytes, depth: int) -> None:
+    for _ in range(depth):
+        node = field(NODE_OUTPUT, b"y") + field(NODE_ATTRIBUTE, field(ATTRIBUTE_GRAPH, inner))
+        inner = field(GRAPH_NODE, node)
+    data = field(MODEL_GRAPH, inner + field(GRAPH_OUTPUT, field(VALUE_NAME, b"y")))
+    with pytest.raises(InvalidFile, match="not a readable ONNX file"):
+        Branches(onnxfile.read(data)).model(0)
 
 
 CODERS = [card for card in list_models() if card.family != SPRITES]

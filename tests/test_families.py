@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +14,8 @@ from numpy.typing import NDArray
 import gencodec
 from gencodec.codec import codecs, formats
 from gencodec.codec.coder import IntervalCoder
-from gencodec.errors import InvalidFile
-from gencodec.runtime import Model, list_models, load
+from gencodec.errors import GencodecError, InvalidFile
+from gencodec.runtime import Model, find_model, list_models, load
 
 Pixels = NDArray[np.uint8]
 COAST = Path(__file__).resolve().parent.parent / "examples" / "coast.png"
@@ -150,3 +153,33 @@ def test_latents_keep_what_a_picture_shows(name: str, coast: Pixels) -> None:
     back = codec.decoded(codec.latents(tiles)).astype(float)
     error = np.sqrt(np.mean((back - tiles) ** 2))
     assert error < 0.35 * tiles.std()
+
+
+SPOILED = [
+    ("photo-small", {"reach": [[-4, -1]]}),
+    ("pixelcnn", {"hidden": 16}),
+    ("pixelcnn", {"tile": float("inf")}),
+    ("pixelcnn", {"reach": [[-4, -1]]}),
+    ("pixelcnn", {"reach": []}),
+    ("pixelrnn", {"near": []}),
+    ("nice", {"steps": [{"step": "squeeze", "factor": 0}]}),
+    ("glow", {"tile": 512}),
+    ("vae", {"sizes": {}}),
+    ("vq-vae", {"maps": [{"name": "bottom", "stages": 8, "stride": 0}, {"name": "bottom", "stages": 8, "stride": 8}]}),
+    ("nvae-lossy", {"knots": 0}),
+    ("nvae-lossy", {"latents": []}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), SPOILED, ids=[f"{name}-{min(c)}" for name, c in SPOILED])
+def test_a_model_that_is_not_built_as_it_says_is_refused(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    changed = onnx.load(find_model(name).file)
+    entry = next(p for p in changed.metadata_props if p.key == "gencodec.config")
+    entry.value = json.dumps({**json.loads(entry.value), **changes})
+    onnx.save(changed, tmp_path / "changed.onnx")
+    model = load(tmp_path / "changed.onnx", threads=1, device="cpu")
+    lossy = model.family in codecs.LOSSY
+    encode = partial(codecs.lossy_codec_of(model).encode, level=0) if lossy else codecs.codec_of(model).encode
+    with pytest.raises(GencodecError):
+        encode(np.zeros((9, 9, 3), np.uint8), model)

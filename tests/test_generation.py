@@ -215,6 +215,8 @@ def test_a_passage_is_one_row(glow: Any, tmp_path: Path) -> None:
         (("-n", "3"), 2, "name one output"),
         (("-n", "3", "-o", "a.png", "--output-dir", "b"), 2, "name one output"),
         (("-n", "3", "--between", "a.png", "b.png", "-o", "c.png"), 2, "exclude each other"),
+        (("-n", "5000", "--output-dir", "b"), 2, "at most 4096"),
+        (("--between", "no.png", "no.png", "--steps", "5000", "--output-dir", "b"), 2, "at most 4096"),
         (("--temperature", "0", "-o", "c.png"), 2, "a number above 0"),
         (("--between", "nowhere.png", "b.png", "-o", "c.png"), 1, "nowhere.png"),
         (("--between", "no.png", "no.png", "-o", "c.png"), 3, "no.png: "),

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image as PillowImage
 
 from gencodec import InvalidFile
-from gencodec.codec import ordinary
+from gencodec.codec import choice, ordinary
 from gencodec.codec.container import Coder
 from gencodec.codec.image import Pixels
 
@@ -82,6 +82,14 @@ def test_sides_beyond_webp() -> None:
     coder, payload = ordinary.encode(pixels)
     assert coder is not Coder.WEBP
     np.testing.assert_array_equal(ordinary.decode(coder, payload, shape_of(pixels)), pixels)
+
+
+def test_sides_beyond_libpng() -> None:
+    pixels = np.zeros((1, 1_000_001, 1), np.uint8)
+    pixels[0, -1] = 1
+    coder, payload = ordinary.encode(pixels)
+    np.testing.assert_array_equal(ordinary.decode(coder, payload, shape_of(pixels)), pixels)
+    assert not choice.model_wins(pixels, len(payload), 0)
 
 
 @pytest.mark.parametrize("kind", ["noise", "stripes", "slope"])

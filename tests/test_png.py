@@ -176,6 +176,13 @@ def test_every_filter_is_undone(pitch: int) -> None:
     assert np.array_equal(unfilter(bytes(lines[4 * size :]), pitch, raw[3], 6), raw[4:])
 
 
+def test_rows_that_are_too_long_for_libpng() -> None:
+    filtered = b"\1" + bytes(6 * 1_000_001)
+    with pytest.raises(UnsupportedImage, match="1000000 pixels across"):
+        unfilter(filtered, 6, None, 1)
+    assert not unfilter(filtered, 3, None, 1).any()
+
+
 @given(arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6))), st.sampled_from([1, 2, 3, 4, 6, 8]))
 def test_filters_round_trip(rows: np.ndarray, pitch: int) -> None:
     rows = np.repeat(rows, pitch, axis=1)

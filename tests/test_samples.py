@@ -139,7 +139,7 @@ def test_effort_and_size_choose_the_model(
     monkeypatch: pytest.MonkeyPatch, model: str, effort: int, large: bool, expected: str
 ) -> None:
     pixels = np.ascontiguousarray(made_of_codes()[..., 1:2])
-    monkeypatch.setattr(choice, "LARGE_PIXELS", pixels.size - large)
+    monkeypatch.setattr(choice, "LARGE", pixels.size - large)
     data = gencodec.compress(pixels, model=model, effort=effort, threads=1, device="cpu")
     assert gencodec.info(data).model == expected
 

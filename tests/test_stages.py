@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from gencodec.errors import InexactGraph, InvalidFile  # noqa: E402
+from gencodec.errors import GencodecError, InexactGraph, InvalidFile  # noqa: E402
 from gencodec.export.exact import ExactGraph  # noqa: E402
 from gencodec.export.lower import lower  # noqa: E402
 from gencodec.export.stages import Stage, write_model  # noqa: E402
@@ -123,6 +123,29 @@ def test_constants_and_settings_travel(model: Model) -> None:
     assert (model.family, model.format) == ("test", "1")
     with pytest.raises(InvalidFile, match="graph elsewhere"):
         model.call("elsewhere", np.zeros((1, 3, 4, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ("config", "[" * 200_000),
+        ("stages", "[" * 200_000),
+        ("stages", "[]"),
+        ("stages", '[{"name": "cell", "inputs": 65, "outputs": 1}]'),
+        ("stages", '[{"name": "cell", "inputs": 1, "outputs": Infinity}]'),
+    ],
+)
+def test_metadata_of_another_form_are_refused(file: Path, tmp_path: Path, entry: str, text: str) -> None:
+    changed = onnx.load(file)
+    next(p for p in changed.metadata_props if p.key == f"gencodec.{entry}").value = text
+    onnx.save(changed, tmp_path / "changed.onnx")
+    with pytest.raises(InvalidFile, match="does not say"):
+        getattr(load(tmp_path / "changed.onnx", threads=1, device="cpu"), entry)
+
+
+def test_arrays_that_a_graph_does_not_take_are_refused(model: Model) -> None:
+    with pytest.raises(GencodecError, match="ONNX Runtime cannot run the model on cpu"):
+        model.call("masked.0", np.zeros((1, 2, 4, 4), np.float32))
 
 
 def test_changed_weights_are_refused(file: Path, model: Model, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from gencodec.codec.codecs import SPRITES
 from gencodec.codec.network import FINE_FORMAT
 from gencodec.codec.tables import FINE_BITS, LEVELS, TOTAL_BITS, Tables
+from gencodec.errors import InvalidFile
 from gencodec.runtime import Model, list_models, onnxfile
 
 Index = NDArray[np.int64]
@@ -127,3 +129,23 @@ def test_wrong_guesses_do_not_matter(tables: Tables) -> None:
     other.guess = tables.guess[::-1].copy()
     for a, b in zip(other.find(quantile, mean, scale, shape), expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("cdf", "rate"),
+    [
+        ([0, 0, 65280], [256]),
+        ([[0, 65280]], [256]),
+        ([[0, 9, 8, 9, 65280]], [256]),
+        ([[1, 9, 65280]], [256]),
+        ([[0, 9, 65279]], [256]),
+        ([[]], [256]),
+        ([[0, 9, 65280]], []),
+        ([[0, 9, 65280]], [0]),
+        ([[0, 9, 65280]], [[256]]),
+    ],
+)
+def test_other_tables_are_refused(cdf: list[Any], rate: list[Any]) -> None:
+    assert Tables(np.array([[0, 9, 65280]], np.uint16), np.array([256], np.int32)).half == 1
+    with pytest.raises(InvalidFile, match="tables of distributions"):
+        Tables(np.array(cdf, np.uint16), np.array(rate, np.int32))
