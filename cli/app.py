@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -84,5 +86,18 @@ def options(
 def main() -> None:
     """Run the command line of this process."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up like Ctrl-C
+    _complete_streams()
     app(prog_name="gencodec")
     sys.exit(0)
+
+
+def _complete_streams() -> None:
+    """Open nothing for each standard stream that is closed, and let stdout take names that its encoding lacks.
+
+    What is written to a stdout that is closed still fails: it is opened for reading.
+    """
+    for name, mode, way in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, way), mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

@@ -22,6 +22,7 @@ from gencodec.cli.options import (
     Quiet,
     Sources,
     Threads,
+    check_device,
     check_model,
 )
 from gencodec.errors import UsageError
@@ -75,17 +76,15 @@ def compress(
 ) -> None:
     """Write images as .gnc files: img.png becomes img.png.gnc. Without loss, unless a quality or target is given."""
     jobs = files.plan(sources, output, output_dir, files.compressed_name)
-    from gencodec import runtime
     from gencodec.codec import api, formats
     from gencodec.codec.codecs import LOSSY
     from gencodec.codec.quality import Wish
 
-    check_model(model)
+    check_device(device)
+    lossy = api.encoder_card(model, Wish(quality, target_bpp, target_psnr)).family in LOSSY
     _prepare(jobs, output_dir, as_json)
-    Wish(quality, target_bpp, target_psnr)  # refuses what no file can have
     wish = {"quality": quality, "target_bpp": target_bpp, "target_psnr": target_psnr}
     encode = partial(api.compress, model=model, effort=effort, **wish, threads=threads, device=device)
-    lossy = any(value is not None for value in wish.values()) or runtime.find_model(model or "photo").family in LOSSY
 
     def work(job: files.Job) -> Outcome:
         source = files.read(job.source)
@@ -127,7 +126,7 @@ def decompress(
     from gencodec.codec import api, formats
 
     check_model(model)
-
+    check_device(device)
     chosen = None if image_format is None else formats.format_of(f"image.{image_format}")
     jobs = files.plan(sources, output, output_dir, partial(files.decompressed_name, image_format=chosen))
     _prepare(jobs, output_dir, as_json)

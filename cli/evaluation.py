@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gencodec.cli import failures, stdout
-from gencodec.cli.options import Device, Json, Quiet, Threads
+from gencodec.cli.options import Device, Json, Quiet, Threads, check_device
 from gencodec.errors import GencodecError, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def evaluate(
     ] = "png,webp,jxl",
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder of the report; a run goes on with what it has."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder of the report; a run goes on with it, and drops other rows."
+        ),
     ] = Path("report"),
     qualities: Annotated[
         str, typer.Option("--qualities", metavar="LIST", help="At which lossy models are measured.")
@@ -79,6 +82,7 @@ def evaluate(
         raise UsageError("--fail-above goes with --compare")
     if not paths:
         raise UsageError("no images are named")
+    check_device(device)
     from gencodec.evaluation import contenders, corpus, machine, protocol, report, tables
     from gencodec.evaluation.run import run
 
@@ -133,9 +137,12 @@ def _percent(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text.strip().removesuffix("%")) / 100
+        share = float(text.strip().removesuffix("%")) / 100
     except ValueError:
-        raise UsageError(f"--fail-above: {text!r} is not a number of percent") from None
+        share = math.nan
+    if not math.isfinite(share):
+        raise UsageError(f"--fail-above: {text!r} is not a number of percent")
+    return share
 
 
 def _number(text: str, option: str) -> int:

@@ -56,11 +56,13 @@ def plan(sources: Sequence[str], output: str | None, output_dir: str | None, ren
     """
     if output is not None and output_dir is not None:
         raise UsageError("-o and --output-dir exclude each other")
+    if output == "":
+        raise UsageError("-o names no file")
     if output is not None and len(sources) > 1:
         raise UsageError("-o names the output of one file; use --output-dir for many")
     if sources.count(STANDARD) > 1:
         raise UsageError("standard input can be read only once")
-    jobs = [Job(source, output or _target(source, output_dir, rename)) for source in sources]
+    jobs = [Job(source, _target(source, output_dir, rename) if output is None else output) for source in sources]
     owners: dict[str, str] = {}
     for job in jobs:
         owner = owners.setdefault(os.path.normpath(job.target), job.source)
@@ -94,23 +96,24 @@ def read(source: str) -> bytes:
 def check_target(job: Job, *, force: bool) -> None:
     """Refuse a target that must not be written, before any work is done for it.
 
-    Raises UsageError for binary data to a terminal and for a target that is its own source, and
-    FileExistsError for a file that exists, unless `force` is set. Devices and pipes are always written.
+    Raises UsageError for binary data to a terminal and for a target that is its own source, FileExistsError for a file
+    that exists, unless `force` is set, and OSError for a folder that cannot take it. Devices and pipes are always
+    written.
     """
     if job.target == STANDARD:
         if sys.stdout.isatty():
             raise UsageError("binary data does not go to a terminal: use -o or redirect the output")
         return
     target = Path(job.target)
-    if not target.exists():
-        _check_folder(target.resolve().parent)
-        return
     if target.is_dir():
         raise UsageError(f"{job.target} is a folder; use --output-dir")
-    if job.source != STANDARD and Path(job.source).exists() and target.samefile(job.source):
+    exists = target.exists()
+    if exists and job.source != STANDARD and Path(job.source).exists() and target.samefile(job.source):
         raise UsageError("the output would replace the file itself")
     if target.is_file() and not force:
         raise FileExistsError(0, f"{job.target} exists; use -f to overwrite it")
+    if target.is_file() or not exists:
+        _check_folder(atomic.followed(target).parent)
 
 
 def _check_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gencodec.cli import failures, files, progress, stdout
-from gencodec.cli.options import Device, ForeignModel, Json, Quiet, Sources, Threads, check_model
+from gencodec.cli.options import Device, ForeignModel, Json, Quiet, Sources, Threads, check_device, check_model
 
 if TYPE_CHECKING:
     from gencodec.codec.api import FileInfo, SectionInfo
@@ -46,6 +46,7 @@ def verify(
     from gencodec.codec import api
 
     check_model(model)
+    check_device(device)
 
     def work(source: str) -> None:
         data = files.read(source)

@@ -23,9 +23,7 @@ Threads = Annotated[
 ForeignModel = Annotated[
     str | None, typer.Option("--model", metavar="FILE", help="ONNX file, for files of a model not installed.")
 ]
-Device = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, or an ONNX Runtime provider's name.")
-]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
 
 
 def check_model(model: str | None) -> None:
@@ -34,3 +32,11 @@ def check_model(model: str | None) -> None:
 
     if model is not None:
         runtime.find_model(model)
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError for a device that is not here, also where no model will be needed."""
+    if device != "auto":
+        from gencodec.runtime.session import provider_of
+
+        provider_of(device)

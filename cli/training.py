@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def train(
         int | None, typer.Option("--size", min=8, max=128, help="Side of a tile in pixels; default: by family.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, tiles and noise.")] = 1,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Threads = None,
     sizes: Annotated[
         list[str] | None,
@@ -73,6 +74,8 @@ def train(
     Under PyTorch's torchrun, many processes train one model together.
     """
     checkpoint = checkpoint or Path(f"{family}.pt")
+    if not re.fullmatch("cpu|cuda(:[0-9]+)?", device):
+        raise UsageError(f"there is no device {device!r}; known are cpu, cuda and cuda:N")
     if minutes is not None and steps is not None:
         raise UsageError("--minutes and --steps exclude each other")
     if resume and not checkpoint.is_file():
@@ -87,8 +90,8 @@ def train(
     from gencodec.models.train import Course, train
     from gencodec.models.training import Schedule
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device 'cuda' is not available here")
+    if device != "cpu" and int(device[5:] or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {device!r} is not available here")
     if threads:
         torch.set_num_threads(threads)
     schedule = Schedule(40.0 if minutes is None else minutes, steps, rate, exact=exact, finish=finish)

@@ -112,18 +112,15 @@ def compress(
     if not 1 <= effort <= 9:
         raise UsageError(f"the effort is from 1 to 9, not {effort}")
     wish = Wish(quality, target_bpp, target_psnr)
-    model = model or (DEFAULT_LOSSY if wish.given else DEFAULT_FAMILY)
-    card = runtime.find_model(model)
+    card = encoder_card(model, wish)
     load = partial(_load_encoder, threads=threads, device=device)
     if card.family in LOSSY:
         image = _as_image(image, allow_lossy=True)
         coded = _encode_lossy(image, load(card), wish, progress)
         return coded or compress(image, threads=threads, device=device, progress=progress, note=note)
-    if wish.given:
-        raise UsageError(f"the model {model} codes without loss; a quality or target is for others")
     image = _as_image(image, allow_lossy)
     # a model that is asked for by its full name codes all pictures, and their colors as they are
-    by_alias = model in card.aliases
+    by_alias = (model or DEFAULT_FAMILY) in card.aliases
     if by_alias:
         card = runtime.find_model(choice.chosen_model(card, image.width * image.height, effort))
     other = card.for_codes if by_alias else ""
@@ -145,8 +142,19 @@ def compress(
     return file
 
 
+def encoder_card(model: str | None, wish: Wish) -> ModelCard:
+    """The card of the model that codes as is wished. Raises UsageError where the model named cannot."""
+    from gencodec import runtime
+
+    name = model or (DEFAULT_LOSSY if wish.given else DEFAULT_FAMILY)
+    card = runtime.find_model(name)
+    if wish.given and card.family not in LOSSY:
+        raise UsageError(f"the model {name} codes without loss; a quality or target is for others")
+    return card
+
+
 def _encode_lossy(image: Image, model: Model, wish: Wish, progress: Progress | None) -> bytes | None:
-    """The file of an image at the quality that is wished for; None where a lossless one would be no larger."""
+    """The file of an image at the quality that is wished for; None where it is to be coded without loss."""
     from gencodec.codec import quality
 
     metadata = _encode_metadata(image.metadata)
@@ -324,6 +332,8 @@ def _decode_metadata(section: Section | None) -> Metadata:
 
 def _check_region(region: Region, width: int, height: int) -> None:
     """Raise UsageError unless the region is a part of the image, of at least one pixel."""
+    if len(region) != 4:
+        raise UsageError(f"a region is x, y, width and height, not {region}")
     x, y, w, h = region
     if x < 0 or y < 0 or w < 1 or h < 1 or x + w > width or y + h > height:
         raise UsageError(f"the region {x},{y},{w},{h} is not within the image of {width} x {height} pixels")

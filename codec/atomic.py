@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -15,10 +16,11 @@ def write_file(target: str | os.PathLike[str], data: bytes) -> None:
     interruption it is removed. Permissions of a file that is replaced are kept, a link stays a link, and a
     device or named pipe is written directly. Raises OSError.
     """
-    path = Path(target).resolve()
-    if path.exists() and not path.is_file():
+    path = Path(target)
+    if path.exists() and not path.is_file():  # before links are followed: those of /dev/fd lead to no path
         path.write_bytes(data)
         return
+    path = followed(path)
     temporary = path.with_name(f".gencodec-{secrets.token_hex(8)}")
     try:
         with temporary.open("xb") as file:
@@ -31,3 +33,11 @@ def write_file(target: str | os.PathLike[str], data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def followed(path: Path) -> Path:
+    """The place that a path leads to, whether or not anything is there. Raises OSError where links lead in a circle."""
+    place = Path(os.path.realpath(path))
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, f"the links of {path} lead in a circle")
+    return place

@@ -24,8 +24,8 @@ MAX_PAYLOAD = (1 << 32) - 1
 
 FREE_PIXELS = 1 << 20
 PIXELS_PER_BYTE = 1 << 16
-"""An image may have FREE_PIXELS pixels, and PIXELS_PER_BYTE more for each byte of payload that the file
-holds. So what a file claims stays in proportion to what it is."""
+"""An image may have FREE_PIXELS pixels, and PIXELS_PER_BYTE more for each byte of payload beside metadata that the
+file holds. So what a file claims stays in proportion to what it is."""
 
 # Magic; version, flags, channels, bit depth; width, height, CRC-32 of the samples; number of sections.
 _FIXED = struct.Struct("<8s4B3IB")
@@ -153,7 +153,7 @@ class Container:
 
 
 def least_payload(pixels: int) -> int:
-    """Bytes of payload that a file must hold to be allowed that many pixels."""
+    """Bytes of payload, beside metadata, that a file must hold to be allowed that many pixels."""
     return -(-max(0, pixels - FREE_PIXELS) // PIXELS_PER_BYTE)
 
 
@@ -297,8 +297,9 @@ def _check_image(header: Header) -> None:
     size = f"{header.width} x {header.height} pixels"
     if not 1 <= pixels <= MAX_PIXELS:
         raise InvalidFile(f"the file claims {size}; 1 to {MAX_PIXELS} pixels are allowed")
-    if header.payload_bytes < least_payload(pixels):
-        raise InvalidFile(f"the file claims {size}, too many for {header.payload_bytes} bytes of payload")
+    held = sum(entry.length for entry in header.entries if entry.kind is not SectionKind.METADATA)
+    if held < least_payload(pixels):
+        raise InvalidFile(f"the file claims {size}, too many for {held} bytes of payload")
 
 
 def _check_entries(channels: int, entries: Sequence[Entry]) -> None:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+from gencodec.codec.atomic import write_file
 from gencodec.codec.image import Image
 from gencodec.errors import InvalidFile, UnsupportedImage, UsageError
 
@@ -87,8 +88,7 @@ def write_image(image: Image, target: Target, *, format: str | None = None) -> N
     UsageError where the format cannot hold the pixels; then nothing has been written.
     """
     if isinstance(target, str | os.PathLike):
-        data = encode_image(image, format or format_of(target))
-        Path(target).write_bytes(data)
+        write_file(target, encode_image(image, format or format_of(target)))
     else:
         target.write(encode_image(image, format or "png"))
 

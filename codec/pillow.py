@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -29,13 +30,17 @@ _PLUGINS = {"WebP": "WebP", "BMP": "Bmp", "GIF": "Gif", "PCX": "Pcx", "QOI": "Qo
 }
 _LOSSY = frozenset({"JPEG", "AVIF", "JPEG 2000"})
 _MAX_WEBP_SIDE = 16383
+# Where a JPEG 2000 codestream says how many components there are, before the depth of each; flags of an AVIF image.
+_SIZ = re.compile(rb"\xff\x4f\xff\x51.{36}(..)", re.DOTALL)
+_AV1_FLAGS = re.compile(rb"av1C\x81.(.)", re.DOTALL)
+_HIGH_BITDEPTH = 0x40
 
 
 def read_with_pillow(data: bytes, name: str, *, allow_lossy: bool = False) -> Image:
     """Read a file of the named format.
 
-    Raises InvalidFile on a broken file; UnsupportedImage on animations, on CMYK and other color models, and
-    on lossy files unless `allow_lossy`.
+    Raises InvalidFile on a broken file; UnsupportedImage on animations, on CMYK and other color models, on depths
+    that Pillow does not keep, and on lossy files unless `allow_lossy`.
     """
     if name in _LOSSY and not allow_lossy:
         raise UnsupportedImage(f"a {name} file is lossy already: {LOSSY_HINT}")
@@ -45,7 +50,7 @@ def read_with_pillow(data: bytes, name: str, *, allow_lossy: bool = False) -> Im
     factory = getattr(plugin, f"{_PLUGINS[name]}ImageFile")
     try:
         with factory(io.BytesIO(data)) as picture:
-            return _convert(picture, name, len(data))
+            return _convert(picture, name, data)
     except GencodecError:
         raise
     except MemoryError as error:
@@ -92,8 +97,9 @@ def _write_bmp(image: Image) -> bytes:
     if image.bit_depth == 1:
         picture = picture.convert("1", dither=PillowImage.Dither.NONE)
     options: dict[str, Any] = {}
-    if image.metadata.density is not None and image.metadata.density[2] == 1:
-        options["dpi"] = tuple(per_meter * 0.0254 for per_meter in image.metadata.density[:2])
+    density = image.metadata.density
+    if density is not None and density[2] == 1 and max(density[:2]) < 1 << 31:
+        options["dpi"] = tuple(per_meter * 0.0254 for per_meter in density[:2])
     else:
         options["dpi"] = (0, 0)  # Pillow would make up 96
     target = io.BytesIO()
@@ -143,15 +149,17 @@ def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         position += length + (length & 1)
 
 
-def _convert(picture: ImageFile.ImageFile, name: str, length: int) -> Image:
+def _convert(picture: ImageFile.ImageFile, name: str, data: bytes) -> Image:
     """Decode an opened file after checks on its kind and size."""
     if getattr(picture, "n_frames", 1) > 1:
         raise UnsupportedImage(f"animated {name} files are not supported: only still images are")
     width, height = picture.size
-    check_claim(width, height, 4 * width * height, FREE_EXPANSION + length * MAX_EXPANSION)
+    check_claim(width, height, 4 * width * height, FREE_EXPANSION + len(data) * MAX_EXPANSION)
     mode = picture.mode
     if mode not in ("1", "L", "LA", "RGB", "RGBA", "P", "PA", "I;16"):
         raise UnsupportedImage(f"{name} files of color model {mode} are not supported")
+    if mode != "I;16" and _is_deep(data, name):
+        raise UnsupportedImage(f"{name} files of more than 8 bits a sample are not supported: Pillow cuts them to 8")
     picture.load()
     metadata = _metadata(picture.info)
     if mode in ("P", "PA") or "transparency" in picture.info:
@@ -159,6 +167,14 @@ def _convert(picture: ImageFile.ImageFile, name: str, length: int) -> Image:
         return Image.from_array(np.asarray(picture.convert("RGBA" if clear else "RGB")), metadata=metadata)
     # np.asarray gives bool for mode "1", which is depth 1.
     return Image.from_array(np.asarray(picture), metadata=metadata)
+
+
+def _is_deep(data: bytes, name: str) -> bool:
+    """Whether a JPEG 2000 or AVIF file has more than 8 bits a sample (ISO/IEC 15444-1, A.5.1; AV1-ISOBMFF, 2.3.3)."""
+    if name == "JPEG 2000" and (found := _SIZ.search(data)):
+        end = found.end()
+        return any(size & 0x7F > 7 for size in data[end : end + 3 * int.from_bytes(found[1]) : 3])
+    return name == "AVIF" and any(flags[0] & _HIGH_BITDEPTH for flags in _AV1_FLAGS.findall(data))
 
 
 def _metadata(info: dict[Any, Any]) -> Metadata:

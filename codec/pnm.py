@@ -16,8 +16,10 @@ from gencodec.codec.image import PACKED_DEPTHS, Image, Pixels, check_claim
 from gencodec.codec.scanlines import row_bytes
 from gencodec.errors import InvalidFile, UnsupportedImage, UsageError
 
-_NUMBER = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*([0-9]{1,10})(?=[\s#])")
-_PAM_ENTRY = re.compile(rb"[ \t]*([A-Z]+)[ \t]*([^\r\n]*?)[ \t\r]*\n")
+_GAP = rb"(?:\s|#[^\r\n]*[\r\n])"
+_NUMBER = re.compile(_GAP + rb"+([0-9]{1,10})(?=(" + _GAP + rb"))")
+# Possessive, for a line that has no end is read once.
+_PAM_ENTRY = re.compile(rb"[ \t]*+([A-Z]++)[ \t]*+([^\n]*+)\n")
 _PAM_COMMENT = re.compile(rb"(?:[ \t\r]*(?:#[^\n]*)?\n)+")
 _TUPLES = {1: b"GRAYSCALE", 2: b"GRAYSCALE_ALPHA", 3: b"RGB", 4: b"RGB_ALPHA"}
 _CHANNELS = {name: channels for channels, name in _TUPLES.items()}
@@ -124,18 +126,18 @@ def _read_header(data: bytes) -> _Header:
     kind = data[1:2]
     bitmap = kind in b"14"
     numbers: list[int] = []
-    position = 2
+    position = start = 2
     for _ in range(2 if bitmap else 3):
         match = _NUMBER.match(data, position)
-        if match is None or match.start(1) == position:
+        if match is None:
             raise InvalidFile("the header of the Netpbm file is damaged")
         numbers.append(int(match[1]))
-        position = match.end()
+        position, start = match.span(2)
     width, height = numbers[:2]
     if not width or not height:
         raise InvalidFile("the Netpbm file has no pixels")
     depth = 1 if bitmap else _depth(numbers[2])
-    return _Header(kind, width, height, 3 if kind in b"36" else 1, depth, position + 1)
+    return _Header(kind, width, height, 3 if kind in b"36" else 1, depth, start)
 
 
 def _read_pam_header(data: bytes) -> _Header:
@@ -151,7 +153,7 @@ def _read_pam_header(data: bytes) -> _Header:
         position = match.end()
         if match[1] == b"ENDHDR":
             break
-        entries[match[1]] = match[2]
+        entries[match[1]] = match[2].rstrip(b" \t\r")
     try:
         width, height, channels, top = (int(entries[key]) for key in _PAM_KEYS)
     except (KeyError, ValueError) as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from gencodec.codec import choice, codecs, lossy, samples
-from gencodec.codec.container import Section
+from gencodec.codec.container import Section, least_payload
 from gencodec.codec.image import Image
 from gencodec.errors import GencodecError, UsageError
 
@@ -83,13 +83,16 @@ def encode(
     *,
     progress: Progress | None = None,
 ) -> Coded | None:
-    """Code an image as a wish says; None where the file would be larger than a lossless one.
+    """Code an image as a wish says; None where its file would be larger than a lossless one or too short for so many
+    pixels.
 
     Raises `UnsupportedImage` for samples of other than 8 bits, and `GencodecError` for a size or PSNR that no quality
     of the model comes to.
     """
     attempts = Attempts(image, model, progress, file_bytes)
     coded = attempts.coded(chosen(attempts, wish))
+    if sum(len(section.payload) for section in coded[0]) < least_payload(image.width * image.height):
+        return None
     color = samples.color_of(image.pixels)
     if choice.suits_model(color):
         return coded

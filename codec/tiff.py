@@ -70,7 +70,7 @@ def read_tiff(data: bytes, *, allow_lossy: bool = False) -> Image:
 
 
 def write_tiff(image: Image) -> bytes:
-    """Write a TIFF file with Deflate compression; ICC profile, XMP and density are kept.
+    """Write a TIFF file with Deflate compression; ICC profile, XMP, density and EXIF's orientation are kept.
 
     Depths 1, 2 and 4 are written as 8 bits. Raises UsageError on depths that neither 8 nor 16 bits can stand
     for.
@@ -84,8 +84,11 @@ def write_tiff(image: Image) -> bytes:
     if metadata.density is not None and metadata.density[2] == 1:
         x, y, _ = metadata.density
         options |= {"resolution": ((x, 100), (y, 100)), "resolutionunit": _CENTIMETER}
+    tags: list[tuple[Any, ...]] = []
+    if metadata.exif is not None:
+        tags.append((_ORIENTATION, 3, 1, _orientation(metadata.exif), True))
     if metadata.xmp is not None:
-        options["extratags"] = [(_XMP, 1, len(metadata.xmp), metadata.xmp, True)]
+        tags.append((_XMP, 1, len(metadata.xmp), metadata.xmp, True))
     if image.has_alpha:
         options["extrasamples"] = [_UNASSOCIATED_ALPHA]
     grey = image.channels < 3
@@ -101,6 +104,7 @@ def write_tiff(image: Image) -> bytes:
         software=False,
         metadata=None,
         maxworkers=1,
+        extratags=tags,
         **options,
     )
     return target.getvalue()
@@ -176,6 +180,7 @@ def _normalize(samples: NDArray[Any], page: tifffile.TiffPage) -> tuple[Pixels, 
 
 def _look_up(indices: NDArray[Any], page: tifffile.TiffPage) -> tuple[Pixels, int]:
     """Replace palette indices by colors: 8 bits where that holds them all, else 16."""
+    indices = indices.astype(np.uint16)  # those of 1 bit are bool, which would be a mask
     colors = np.asarray(page.colormap, np.uint16).reshape(3, -1).T
     if int(indices.max()) >= len(colors):
         raise InvalidFile("a TIFF pixel has a color past the end of the palette")
@@ -213,3 +218,18 @@ def _orientation_exif(orientation: int) -> bytes:
     """An EXIF structure that holds nothing but the orientation."""
     entry = struct.pack("<HHIHH", _ORIENTATION, 3, 1, orientation, 0)
     return b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation in the first directory of an EXIF structure, 1 where there is none."""
+    order = ">" if exif.startswith(b"MM") else "<"
+    try:
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        for position in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, number, value = struct.unpack_from(order + "HHIH", exif, position)
+            if (tag, kind, number) == (_ORIENTATION, 3, 1) and 1 <= value <= 8:
+                return value
+    except struct.error:
+        pass
+    return 1

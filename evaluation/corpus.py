@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ LISTS = (".txt", ".lst")
 class Picture:
     """One picture that is there to be read: a file, or the `index`-th of an array of pictures.
 
-    `name` tells it apart in reports: the folder that was asked for, and the path within it.
+    `name` tells it apart in reports: the folder that was asked for, and the path within it, as UTF-8.
     """
 
     name: str
@@ -92,7 +93,8 @@ def _source(source: str) -> Iterator[Picture]:
     elif path.exists():
         yield Picture(path.name, path)
     elif glob.has_magic(source):
-        yield from (Picture(Path(name).as_posix(), Path(name)) for name in sorted(glob.glob(source, recursive=True)))
+        paths = map(Path, sorted(glob.glob(source, recursive=True)))
+        yield from (Picture(path.as_posix(), path) for path in paths if not path.is_dir())
     else:
         hint = f", nor one in ${PLACE}" if source in SETS else ""
         raise UsageError(f"there is no file or folder {source}{hint}")
@@ -102,8 +104,9 @@ def _folder(folder: Path) -> Iterator[Picture]:
     if (folder / TEST).is_file():
         yield from _array(folder / TEST, folder.resolve().name)
         return
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in formats.SUFFIXES):
-        yield Picture(f"{folder.resolve().name}/{path.relative_to(folder).as_posix()}", path)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in formats.SUFFIXES and not path.is_dir():
+            yield Picture(f"{folder.resolve().name}/{path.relative_to(folder).as_posix()}", path)
 
 
 def _list(path: Path) -> Iterator[Picture]:
@@ -141,9 +144,14 @@ def _pictures(path: Path) -> NDArray[Any]:
 
 def _distinct(pictures: list[Picture]) -> list[Picture]:
     """The pictures, those with a name that others have under their whole paths."""
-    names = [picture.name for picture in pictures]
-    twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-    return [
-        Picture(picture.path.as_posix(), picture.path, picture.index) if picture.name in twice else picture
-        for picture in pictures
-    ]
+    count = Counter(picture.name for picture in pictures)
+    names = (picture.name if count[picture.name] == 1 else _whole_name(picture) for picture in pictures)
+    # Bytes of a path that are no UTF-8 are lone surrogates, which no report can hold.
+    printable = (name.encode("utf-8", "backslashreplace").decode() for name in names)
+    return [replace(picture, name=name) for picture, name in zip(pictures, printable, strict=True)]
+
+
+def _whole_name(picture: Picture) -> str:
+    """The path of a picture and, in an array, its place."""
+    path = picture.path.as_posix()
+    return path if picture.index is None else f"{path}/{picture.name.rpartition('/')[2]}"

@@ -72,7 +72,7 @@ class Own:
 def parse(name: str) -> tuple[ModelCard, str, int]:
     """Card, model and effort of `NAME`, `NAME@EFFORT`, or a file instead of a name. Raises UsageError."""
     model, mark, effort = name.rpartition("@")
-    if not mark or not effort.isdigit():
+    if not mark or not (effort.isascii() and effort.isdigit()):
         model, effort = name, str(DEFAULT_EFFORT)
     if not 1 <= int(effort) <= 9:
         raise UsageError(f"the effort of {name} is not from 1 to 9")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -155,8 +156,10 @@ def _measured(tasks: Sequence[Task], jobs: int) -> Iterator[Row]:
         yield from map(work, tasks)
         return
     waiting = iter(tasks)
-    # a fresh interpreter each: a copy of this one would share the threads of its ONNX sessions
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    # a fresh interpreter each: a copy of this one would share the threads of its ONNX sessions; deaf to Ctrl-C, for
+    # this one ends them
+    fresh, deaf = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(jobs, fresh, initializer=signal.signal, initargs=deaf) as pool:
         running: set[Future[Row]] = set()
         try:
             while True:
@@ -174,7 +177,9 @@ def _measured(tasks: Sequence[Task], jobs: int) -> Iterator[Row]:
                 "a process of the run was killed, perhaps for want of memory: use fewer --jobs"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            if running:  # broken off: what is handed out would be done to its end
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
 
 
 def work(task: Task) -> Row:

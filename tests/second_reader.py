@@ -59,7 +59,7 @@ def read(data: bytes) -> File:
     require(struct.unpack("<I", data[position : position + 4])[0] == zlib.crc32(data[:position]), "header CRC")
     require(flags == 0 or (flags == 1 and version == 3), "flags")
     require(channels in CHANNELS_WITHOUT_ALPHA and 1 <= depth <= 16, "channels or depth")
-    payloads = sum(struct.unpack("<I", row[2:6])[0] for row in table)
+    payloads = sum(struct.unpack("<I", row[2:6])[0] for row in table if row[0] != 1)
     require(1 <= width * height <= min(2**30, 2**20 + 65536 * payloads), "size")
     rows, position = read_payloads(data, position + 4, table)
     require(position == len(data), "trailing bytes")

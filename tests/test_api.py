@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -100,12 +101,24 @@ def test_any_region_comes_back(image: Image, data: st.DataObject) -> None:
     assert (part.bit_depth, part.metadata) == (image.bit_depth, image.metadata)
 
 
+def test_a_region_of_one_color_takes_no_more_room_than_it_needs() -> None:
+    data = gencodec.compress(np.full((1000, 1000, 3), 9, np.uint8))
+    tracemalloc.start()
+    part = gencodec.decompress(data, region=(10, 20, 30, 40))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    np.testing.assert_array_equal(part.pixels, np.full((40, 30, 3), 9, np.uint8))
+
+
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("region", [(0, 0, 0, 1), (-1, 0, 2, 2), (5, 5, 6, 1), (0, 9, 1, 2)])
 def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
     data = gencodec.compress(photo(10, 10, 3))
     with pytest.raises(UsageError, match="not within the image of 10 x 10"):
         gencodec.decompress(data, region=region)
+    with pytest.raises(UsageError, match="a region is x, y, width and height"):
+        gencodec.decompress(data, region=region[:3])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

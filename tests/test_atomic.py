@@ -57,3 +57,19 @@ def test_devices_are_written_directly() -> None:
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     with pytest.raises(OSError, match="No space left"):
         write_file("/dev/full", b"data")
+
+
+def test_pipes_are_written_by_their_numbers() -> None:
+    reading, writing = os.pipe()
+    write_file(f"/dev/fd/{writing}", b"data")
+    os.close(writing)
+    with open(reading, "rb") as file:
+        assert file.read() == b"data"
+
+
+def test_links_in_a_circle_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="lead in a circle"):
+        write_file(tmp_path / "a", b"data")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]

@@ -253,10 +253,17 @@ def test_devices_stay_devices(picture: Path) -> None:
         (["compress", "a.png", "--effort", "much"], "--effort"),
         (["compress", "a.png", "b.png", "-o", "c.gnc"], "--output-dir"),
         (["compress", "a.png", "-o", "b", "--output-dir", "c"], "exclude each other"),
+        (["compress", "a.png", "-o", ""], "-o names no file"),
         (["compress", "-", "-"], "only once"),
         (["compress", "-", "--output-dir", "c"], "use -o"),
         (["compress", "-", "--json"], "--json"),
         (["compress", "a.png", "--model", "nonsense", "--output-dir", "c"], "nonsense"),
+        (["compress", "a.png", "b.png", "--model", "photo", "--quality", "60"], "photo codes without loss"),
+        (["compress", "a.png", "--quality", "101", "--output-dir", "c"], "from 1 to 100"),
+        (["compress", "a.png", "--device", "nonsense", "--output-dir", "c"], "nonsense"),
+        (["decompress", "a.gnc", "--device", "nonsense", "--output-dir", "c"], "nonsense"),
+        (["verify", "a.gnc", "--device", "nonsense"], "nonsense"),
+        (["evaluate", "a.png", "--device", "nonsense"], "nonsense"),
         (["decompress", "a.png"], "does not end in .gnc"),
         (["decompress", "a.gnc", "--region", "1,2,3"], "--region"),
         (["decompress", "a.gnc", "--region", "0,0,0,5"], "--region"),
@@ -295,6 +302,22 @@ def test_output_without_a_folder_is_refused_before_any_work(picture: Path) -> No
     result = gencodec("compress", picture, "-o", "none/a.gnc")
     reason = f"there is no folder {Path('none').resolve()} to write to"
     assert (result.exit_code, result.stderr) == (1, f"gencodec: a.png: {reason}\n")
+
+
+def test_links_in_a_circle_are_refused_before_any_work(picture: Path) -> None:
+    Path("b").symlink_to("b")
+    result = gencodec("compress", picture, "-f", "-o", "b")
+    assert (result.exit_code, result.stderr) == (1, "gencodec: a.png: the links of b lead in a circle\n")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
+    coded: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(api, "compress", lambda *_, **__: pytest.fail("the work is done"))
+    result = gencodec("compress", picture, "-f")
+    assert result.exit_code == 1
+    assert "cannot be written to" in result.stderr
 
 
 def test_compressed_twice(coded: Path) -> None:
@@ -458,6 +481,33 @@ def test_progress_and_notes_only_on_a_terminal(picture: Path) -> None:
     piped = process("compress", picture, "-o", "-", before=before)
     assert b"%" not in piped.stderr
     assert b"step" not in piped.stderr
+
+
+# Streams
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [
+        ("info a.png.gnc", ">&-", 1),
+        ("compress a.png -f", ">&-", 0),
+        ("compress a.png -f", "2>&-", 0),
+        ("compress - -o b", "<&-", 3),
+    ],
+)
+def test_closed_streams_are_no_bugs(coded: Path, arguments: str, closed: str, code: int) -> None:
+    before = coded.stat().st_mtime_ns
+    line = ["sh", "-c", f'exec "$@" {closed}', "sh", *command(*arguments.split())]
+    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
+    assert (coded.stat().st_mtime_ns > before) == ("-f" in arguments)
+
+
+def test_names_that_stdout_cannot_encode_are_told(coded: Path) -> None:
+    coded.rename("grüße→.gnc")
+    done = process("info", "grüße→.gnc", before="import sys\nsys.stdout.reconfigure(encoding='latin-1')")
+    assert done.returncode == 0
+    assert done.stdout.startswith("grüße\\u2192.gnc: ".encode("latin-1"))
 
 
 # Interruptions and full disks

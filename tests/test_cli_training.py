@@ -210,6 +210,8 @@ def test_held_out_bits_are_means_over_tiles_and_draw_the_same_noise(monkeypatch:
             ("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--steps", "3", "--minutes", "1"),
             "exclude each other",
         ),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--device", "gpu"), "no device 'gpu'"),
+        (("photo", "--data", "PHOTOS", "--checkpoint", "new.pt", "--device", "cuda:99"), "'cuda:99' is not available"),
         (("photo", "--data", "SET", "--checkpoint", "new.pt", "--codes"), "codes are made of photographs"),
         (("photo", "--data", "cifar10", "--checkpoint", "new.pt"), "nor one in $GENCODEC_DATA"),
     ],

@@ -203,6 +203,19 @@ def test_nothing_else_is_coded_by_changes() -> None:
             gnc.read_header(written(Section(kind, Coder.CHANGES, b"data")))
 
 
+def test_metadata_buy_no_pixels() -> None:
+    color = Section(SectionKind.COLOR, Coder.RAW, bytes(48))
+    metadata = Section(SectionKind.METADATA, Coder.RAW, bytes(48))
+    data = gnc.write(Container(2048, 2048, 3, 8, 0, (metadata, color)))
+    assert gnc.read(data).sections == (metadata, color)
+    assert len(second_reader.read(data).rows) == 2
+    shorter = gnc.write(Container(2048, 2048, 3, 8, 0, (metadata, Section(SectionKind.COLOR, Coder.RAW, bytes(47)))))
+    with pytest.raises(InvalidFile, match="2048 x 2048 pixels, too many for 47 bytes of payload"):
+        gnc.read_header(shorter)
+    with pytest.raises(second_reader.Refused, match="size"):
+        second_reader.read(shorter)
+
+
 def test_overhead_is_small() -> None:
     color = Section(SectionKind.COLOR, Coder.MODEL, b"x" * 1000, ModelRef(1, bytes(8)), 990)
     assert len(gnc.write(Container(768, 512, 3, 8, 0, (color,)))) == 1053

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import time
 from pathlib import Path
 
 import imagecodecs
@@ -13,7 +15,7 @@ from PIL import Image as PillowImage
 
 from gencodec.codec.image import Image
 from gencodec.errors import UsageError
-from gencodec.evaluation import baselines, contenders, corpus, metrics, run, store, summary
+from gencodec.evaluation import baselines, contenders, corpus, metrics, report, run, store, summary
 from gencodec.evaluation.contenders import Entry
 from gencodec.evaluation.measure import Row
 from gencodec.evaluation.protocol import Options
@@ -104,6 +106,29 @@ def test_several_processes_find_the_same(folder: Path) -> None:
     assert [(r.image, r.contender, r.bytes) for r in first.rows] == [
         (r.image, r.contender, r.bytes) for r in second.rows
     ]
+
+
+def nap(task: run.Task) -> Row:
+    """Work that is done at once for the first picture, and never for the others."""
+    time.sleep(0 if task.picture.name == "set/a.png" else 300)
+    return Row(**task.known)
+
+
+def test_a_run_in_several_processes_ends_when_it_is_broken_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "work", nap)
+    entries = contenders.entries([], ["png"], OPTIONS)
+    rows = run._measured(run.plan(corpus.find([str(folder)]), entries, OPTIONS, 2)[1], 2)
+    assert next(rows).image == "set/a.png"
+    begin = time.monotonic()
+    rows.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - begin < 100
+
+
+def test_names_that_are_no_text_are_reported(folder: Path, tmp_path: Path) -> None:
+    os.rename(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
+    results = measured(folder, "png", tmp_path / "report")
+    assert [row.image for row in results.of("png")] == ["set/b.png", "set/\\udcff.png"]
+    assert report.write(results, tmp_path / "report", corpus.find([str(folder)])).exists()
 
 
 def test_a_contender_that_fails_does_not_end_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,23 @@ def test_sets_of_small_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         corpus.find(["mnist"])
 
 
+def test_arrays_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "pics.npy", np.zeros((11, 4, 4), np.uint8))
+    found = corpus.find([str(tmp_path / "a/pics.npy"), str(tmp_path / "b/pics.npy")])
+    assert len({picture.name for picture in found}) == 22
+    assert found[12].name == f"{tmp_path.as_posix()}/b/pics.npy/01"
+
+
+def test_folders_with_the_suffix_of_an_image_are_none(folder: Path) -> None:
+    (folder / "d.png").mkdir()
+    (folder / "d.png/e.png").write_bytes((folder / "a.png").read_bytes())
+    names = [picture.name for picture in corpus.find([str(folder)])]
+    assert names == ["set/a.png", "set/b.png", "set/c.png", "set/d.png/e.png"]
+    assert len(corpus.find([f"{folder}/*.png"])) == 3
+
+
 def test_sources_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"has no images \(.png, "):
         corpus.find([str(tmp_path)])

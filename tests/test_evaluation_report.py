@@ -105,6 +105,7 @@ def test_rows_as_json(folder: Path, tmp_path: Path) -> None:
     [
         (["EMPTY"], "gencodec: EMPTY has no images (.png, "),
         (["IMAGE", "--baselines", "jpg"], "gencodec: there is no codec 'jpg'; did you mean jpeg?"),
+        (["IMAGE", "--models", "photo@²"], "gencodec: there is no model 'photo@²'; did you mean photo?"),
         (["IMAGE", "--models", "fotos"], "gencodec: there is no model 'fotos'; did you mean photo?"),
         (["IMAGE", "--models", "", "--baselines", ""], "gencodec: no models and no baselines are named"),
         (["IMAGE", "--qualities", "low"], "gencodec: --qualities: 'low' is not a whole number"),
@@ -141,8 +142,9 @@ def test_runs_are_compared(folder: Path, tmp_path: Path) -> None:
     assert larger.stdout.splitlines()[1].startswith("png ")
     assert invoke("--compare", first, tmp_path / "b.json").exit_code == 0
     assert invoke("--compare", tmp_path / "b.json", first, "--fail-above", "0").exit_code == 0
-    wrong = invoke("--compare", first, first, "--fail-above", "much")
-    assert (wrong.exit_code, "is not a number of percent" in wrong.stderr) == (2, True)
+    for limit in ("much", "nan", "inf%"):
+        wrong = invoke("--compare", first, first, "--fail-above", limit)
+        assert (wrong.exit_code, "is not a number of percent" in wrong.stderr) == (2, True)
 
 
 def test_the_program_needs_no_torch(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Formats as a whole: recognition, what Pillow reads, refusals, targets, and claims not to be believed."""
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -98,6 +100,12 @@ def test_bmp_round_trip(channels: int, depth: int) -> None:
     assert read_image(encode_image(image, "bmp")) == image
 
 
+@pytest.mark.parametrize("density", [(0xFFFFFFFF, 2835, 1), (2835, 1 << 31, 1)])
+def test_bmp_leaves_out_densities_that_it_cannot_hold(density: tuple[int, int, int]) -> None:
+    image = Image(noise(5, 6, 3), 8, Metadata(density=density))
+    assert read_image(encode_image(image, "bmp")) == Image(image.pixels)
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -115,6 +123,19 @@ def test_lossy_sources(name: str, data: bytes) -> None:
     image = read_image(data, allow_lossy=True)
     with PillowImage.open(io.BytesIO(data)) as picture:
         assert np.array_equal(image.pixels.squeeze(), np.asarray(picture))
+
+
+def test_depths_that_would_be_cut_are_refused() -> None:
+    deep = noise(9, 13, 3).astype(np.uint16) << 2
+    grey = np.ascontiguousarray(deep[:, :, 0])
+    files = [
+        imagecodecs.jpeg2k_encode(deep, level=0, codecformat=kind, bitspersample=10) for kind in ("jp2", "j2k")
+    ] + [imagecodecs.avif_encode(deep, bitspersample=10)]
+    for data in files:
+        with pytest.raises(UnsupportedImage, match="more than 8 bits a sample are not supported"):
+            read_image(bytes(data), allow_lossy=True)
+    image = read_image(bytes(imagecodecs.jpeg2k_encode(grey << 6, level=0)), allow_lossy=True)
+    assert np.array_equal(image.pixels[:, :, 0], grey << 6)
 
 
 def test_jpeg_metadata_are_kept_and_orientation_not_applied() -> None:
@@ -308,6 +329,18 @@ def test_targets(tmp_path: Path, suffix: str) -> None:
     write_image(image, path)
     assert read_image(path) == image
     assert path.read_bytes() == encode_image(image, format_of(path))
+
+
+def test_a_broken_off_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_image(Image.from_array(noise(4, 5, 3)), path)
+    assert path.read_bytes() == b"before"
 
 
 def test_target_file_object_and_named_format(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The Netpbm formats: text and binary, every bit depth, damage."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -23,6 +24,9 @@ EXAMPLES = {
     b"P4\n10 2\n\xff\xc0\x00\x3f": (1, [[[0]] * 10, [[255]] * 10]),
     b"P5 2 1 255\n\x07\x0a": (8, [[[7], [10]]]),
     b"P5#comment\n2 # another\n1\n3\n\x00\x02": (2, [[[0], [170]]]),
+    b"P5 2 1 255#comment\n\x07\x0a": (8, [[[7], [10]]]),
+    b"P4 3#comment\n1#another\n\xa0": (1, [[[0], [255], [0]]]),
+    b"P2 2 1 255#comment\n7 10": (8, [[[7], [10]]]),
     b"P5\n2 1\n4095\n\x0f\xff\x00\x01": (12, [[[4095], [1]]]),
     b"P5\n2 1\n7\n\x07\x01": (3, [[[7], [1]]]),
     b"P6\n1 1\n65535\n\1\2\3\4\5\6": (16, [[[0x0102, 0x0304, 0x0506]]]),
@@ -59,6 +63,7 @@ REFUSED = {
     b"P5 2 2 0\n\1\2\3\4": (InvalidFile, "impossible"),
     b"P5 2 2 65536\n\1\2\3\4": (InvalidFile, "impossible"),
     b"P5 2 2 2": (InvalidFile, "header"),
+    b"P5 2 2 255#no end": (InvalidFile, "header"),
     b"P5 2 2 100\n\1\2\3\4": (UnsupportedImage, "greatest sample of 100"),
     b"P5 2 1 15\n\1\x10": (InvalidFile, "exceeds"),
     b"P5 2 1 255\n\1\2P5 2 1 255\n\1\2": (UnsupportedImage, "several"),
@@ -81,6 +86,15 @@ def test_refused(data: bytes) -> None:
     kind, message = REFUSED[data]
     with pytest.raises(kind, match=message):
         read_image(data)
+
+
+@pytest.mark.parametrize("data", [b"P7\nWIDTH", b"P7\n", b"P5"])
+@pytest.mark.parametrize("rest", [b" ", b"#", b"\n#", b"A"])
+def test_long_headers_take_no_longer_than_they_are_long(data: bytes, rest: bytes) -> None:
+    begin = time.perf_counter()
+    with pytest.raises(InvalidFile, match="header"):
+        read_image(data + b" " + rest * 5000)
+    assert time.perf_counter() - begin < 1
 
 
 @given(st.data(), st.integers(1, 16), st.integers(1, 4))

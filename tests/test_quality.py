@@ -100,6 +100,14 @@ def test_what_is_smaller_without_loss_stays_without(model: str) -> None:
     assert np.array_equal(gencodec.decompress(data).pixels, flat)
 
 
+def test_what_would_be_too_short_for_its_pixels_is_coded_without_loss(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gencodec.codec.quality.least_payload", lambda pixels: 1000 * pixels)
+    data = gencodec.compress(picture(40, 40), model=model, quality=50)
+    assert not gencodec.info(data).lossy
+
+
 def test_previews_are_of_lossy_files_only(model: str) -> None:
     pixels = picture(64, 64)
     data = gencodec.compress(pixels, model=model, quality=90)

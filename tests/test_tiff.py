@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,17 @@ def test_palettes(scale: int, depth: int) -> None:
     assert np.array_equal(image.pixels, expected // scale if depth == 8 else expected)
 
 
+def test_palettes_of_two_colors() -> None:
+    bits = noise(9, 13, top=1).astype(bool)
+    colors = np.array([[10, 20, 30], [200, 100, 50]], np.uint16)
+    palette = (320, 3, 6, tuple((257 * colors.T).ravel().tolist()), True)
+    grey = build(bits, photometric="minisblack", extratags=[palette])
+    photometric = struct.pack("<HHIH", 262, 3, 1, 1)
+    assert photometric in grey
+    data = grey.replace(photometric, struct.pack("<HHIH", 262, 3, 1, 3))
+    assert np.array_equal(read_image(data).pixels, colors[bits.astype(np.uint8)])
+
+
 def test_fax_compression() -> None:
     target = io.BytesIO()
     bits = noise(40, 70, top=1).astype(bool)
@@ -97,6 +109,22 @@ def test_orientation_is_kept_as_exif() -> None:
     exif = PillowImage.Exif()
     exif.load(image.metadata.exif)
     assert exif[274] == 6
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_orientation_is_written(order: str) -> None:
+    entries = struct.pack(order + "HHIHHHHIHH", 256, 3, 1, 6, 0, 274, 3, 1, 6, 0)
+    exif = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 2) + entries + bytes(4)
+    data = encode_image(Image.from_array(noise(4, 6), metadata=Metadata(exif=exif, xmp=b"<xmp/>")), "tiff")
+    with PillowImage.open(io.BytesIO(data)) as picture:
+        assert picture.getexif()[274] == 6
+    assert read_image(data).metadata.xmp == b"<xmp/>"
+
+
+@pytest.mark.parametrize("exif", [b"", b"II*\0", b"II*\0\x08\0\0\0\1\0", b"MM\0*\xff\xff\xff\xff\0\0", bytes(99)])
+def test_exif_without_orientation_is_left_out(exif: bytes) -> None:
+    image = Image.from_array(noise(4, 6), metadata=Metadata(exif=exif))
+    assert read_image(encode_image(image, "tiff")) == Image(image.pixels)
 
 
 @pytest.mark.parametrize(("unit", "resolution", "density"), [(2, 300, 11811), (3, 100, 10000), (1, 300, None)])
