@@ -77,7 +77,7 @@ def options(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Compress images without loss, by learned models, and get every pixel back on any machine."""
+    """Compress images by learned models, without loss or with it, and decode them on any machine."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help(), err=True)
         raise typer.Exit(2)

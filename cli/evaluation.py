@@ -52,7 +52,7 @@ def evaluate(
         ),
     ] = Path("report"),
     qualities: Annotated[
-        str, typer.Option("--qualities", metavar="LIST", help="At which lossy models are measured.")
+        str, typer.Option("--qualities", metavar="LIST", help="From 1 to 100: at which lossy models are measured.")
     ] = "10,30,50,70,90",
     every: Annotated[int, typer.Option("--every", min=1, metavar="N", help="Take every N-th image.")] = 1,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Take N images at most.")] = None,
@@ -65,7 +65,7 @@ def evaluate(
     ] = None,
     fail_above: Annotated[
         str | None,
-        typer.Option("--fail-above", metavar="PERCENT", help="Exit with 1 where a codec's files grew by more."),
+        typer.Option("--fail-above", metavar="PERCENT", help="Exit with 1 where files grew by more or fail now."),
     ] = None,
     threads: Threads = None,
     device: Device = "auto",

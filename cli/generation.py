@@ -33,7 +33,7 @@ def generate(
     traverse: Annotated[
         bool, typer.Option("--traverse", help="Draw a row for every latent, whose value rises along it, instead.")
     ] = False,
-    steps: Annotated[int, typer.Option("--steps", min=2, help="Pictures on that way, the ends included.")] = 9,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Pictures on that way or in a row, with its ends.")] = 9,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="All pictures as a grid; - is standard output.")
     ] = None,

@@ -19,7 +19,14 @@ from gencodec.errors import GencodecError, UsageError
 
 
 def train(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="What to train: photo, glow, pixelcnn...")],
+    family: Annotated[
+        str,
+        typer.Argument(
+            metavar="FAMILY",
+            help="photo, pixelcnn, pixelrnn, nice, realnvp, glow, vae, nvae, nvae-lossy, beta-vae, vq-vae, vq-vae-2 or"
+            " beta-vae-sprites.",
+        ),
+    ],
     data: Annotated[
         str, typer.Option("--data", metavar="DIR", help="Folder of lossless photographs, or cifar10, mnist, sprites.")
     ],
@@ -39,7 +46,7 @@ def train(
         typer.Option("--start", metavar="FILE", help="Begin with the weights of a checkpoint, or of a photo model."),
     ] = None,
     revive: Annotated[
-        bool, typer.Option("--revive", help="Give features that are always zero there new weights.")
+        bool, typer.Option("--revive", help="Give features of a photo network that are zero there new weights.")
     ] = False,
     exact: Annotated[
         bool, typer.Option("--exact", help="Train the integer network, after a training without this.")

@@ -117,7 +117,7 @@ def compress(
     if card.family in LOSSY:
         image = _as_image(image, allow_lossy=True)
         coded = _encode_lossy(image, load(card), wish, progress)
-        return coded or compress(image, threads=threads, device=device, progress=progress, note=note)
+        return coded or compress(image, effort=effort, threads=threads, device=device, progress=progress, note=note)
     image = _as_image(image, allow_lossy)
     # a model that is asked for by its full name codes all pictures, and their colors as they are
     by_alias = (model or DEFAULT_FAMILY) in card.aliases

@@ -1,7 +1,8 @@
 """The ordinary codecs: PNG, WebP, JPEG XL, AVIF, JPEG, JPEG-LS and JPEG 2000, each by its own library.
 
-Lossless ones get their best setting, or the effort that their name says, and a color transform where the format has
-one. Lossy ones are measured over a sweep of their own scale of quality, which for JPEG XL is the distance.
+Of lossless ones PNG and WebP get their best setting, JPEG XL effort 7 or the one that its name says, and all a color
+transform where the format has one. Lossy ones are measured over a sweep of their own scale of quality, which for JPEG
+XL is the distance.
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ _SWEPT: dict[str, Callable[[float, int], Baseline]] = {
 
 
 def names() -> list[str]:
-    """The names of all baselines."""
+    """The names of all baselines, without `jxl-e1` to `jxl-e8`, which are known, too."""
     return [*LOSSLESS, *LOSSY]
 
 

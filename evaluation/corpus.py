@@ -64,10 +64,10 @@ class Picture:
 def find(sources: Sequence[str], *, every: int = 1, limit: int | None = None) -> list[Picture]:
     """The pictures of all sources in order, each once; every `every`-th of them, `limit` at most.
 
-    A source is an image file; a folder, with all below it; a pattern with `*`; a list (.txt or .lst) of files, one a
-    line, relative to it; an array (.npy) of pictures (n, height, width) or (n, height, width, channels), or a folder
-    that holds one as test_x.npy; or `cifar10` or `mnist`, which are such folders in $GENCODEC_DATA. Raises UsageError
-    for a source that has no pictures.
+    A source is an image file; a folder, with all below it; a pattern with `*`, `?` or `[`; a list (.txt or .lst) of
+    files, one a line, relative to it; an array (.npy) of pictures (n, height, width) or (n, height, width, channels),
+    or a folder that holds one as test_x.npy; or `cifar10` or `mnist`, which are such folders in $GENCODEC_DATA. Raises
+    UsageError for a source that has no pictures.
     """
     found: dict[tuple[Path, int | None], Picture] = {}
     for source in sources:

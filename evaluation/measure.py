@@ -23,12 +23,12 @@ class Row:
     """One image as one contender coded it. Where it failed, `error` says why, and where the format cannot hold such an
     image, `skipped`; figures are then None.
 
-    `sha256`: of the image's file. `bpsp`, `bpp`: bits of the whole file per sample and per pixel. `estimate_bits`: what
-    the model itself expected, `initial_bits` of them before the first choice; `overhead`: the share by which the file
-    exceeds the estimate, None with an alpha plane, of which the estimate does not speak. `encode_mps`, `decode_mps`:
-    megapixels a second. `peak_bytes`: memory that coding and decoding added. `identical`: whether every sample came
-    back. `psnr` (dB) and `ms_ssim`: of lossy files, over the color; None also where nothing differs, and `ms_ssim` for
-    images that are too small for it.
+    `sha256`: of the image's file, or of its samples in an array. `bpsp`, `bpp`: bits of the whole file per sample and
+    per pixel. `estimate_bits`: what the model itself expected, `initial_bits` of them before the first choice;
+    `overhead`: the share by which the file exceeds the estimate, None with an alpha plane, of which the estimate does
+    not speak. `encode_mps`, `decode_mps`: megapixels a second. `peak_bytes`: memory that coding and decoding added.
+    `identical`: whether every sample came back. `psnr` (dB) and `ms_ssim`: of lossy files, over the color; None also
+    where nothing differs, and `ms_ssim` for images that are too small for it.
     """
 
     image: str

@@ -24,8 +24,8 @@ class Contender(Protocol):
     """A codec with all its settings: images to whole files and back.
 
     `codec` is the name that was asked for, and `quality` the place in its sweep, by the codec's own scale, where it is
-    lossy. `version` and `settings` tell all that the bytes
-    of a file depend on. `missing` says why the codec is not to be had here, and is empty otherwise.
+    lossy. `version` and `settings` tell all that the bytes of a file depend on. `missing` says why the codec is not to
+    be had here, and is empty otherwise.
     """
 
     @property

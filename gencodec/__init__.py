@@ -1,4 +1,4 @@
-"""Learned lossless image compression that decodes bit for bit on any machine.
+"""Image compression by learned models, lossless bit for bit on any machine, or lossy.
 
 >>> import gencodec
 >>> data = gencodec.compress("photo.png")

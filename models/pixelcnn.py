@@ -1,4 +1,4 @@
-"""Gated PixelCNN (van den Oord et al. 2016, arXiv 1606.05328, section 2.3 and figure 2).
+"""Gated PixelCNN (van den Oord et al. 2016, arXiv 1606.05328, sections 2.1 and 2.2, figure 2).
 
 A vertical stack sees the rows above a pixel, without a blind spot, and a horizontal stack what is left of it; gated
 units, 1 x 1 links from the vertical to the horizontal stack, residual connections in the horizontal one, and skip

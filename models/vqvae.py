@@ -61,8 +61,8 @@ class VQVAEConfig:
 
 
 PAPER = VQVAEConfig(codes=512, stages=1, active=64, width=256, encoder_blocks=2, decoder_blocks=2)
-"""The paper's ImageNet setting (section 4.1): 512 codes, 256 features, two residual blocks either way; it states no
-sizes of the prior. Its blocks are 3 x 3 and 1 x 1, and its latents stand at stride 4."""
+"""The paper's setting: 256 features and two residual blocks either way (section 4.1), 512 codes for ImageNet (section
+4.2); it states no sizes of the prior. Its blocks are 3 x 3 and 1 x 1, and its latents stand at stride 4."""
 
 
 class VQVAE(nn.Module):

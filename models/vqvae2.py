@@ -27,7 +27,7 @@ SMOOTH = 40
 
 @dataclass(frozen=True)
 class VQVAE2Config:
-    """Sizes of the network, by default those of the shipped model."""
+    """Sizes of the network."""
 
     tile: int = 256
     """Side in pixels of the tiles that the codec codes."""
