@@ -236,7 +236,7 @@ def test_wide_networks_and_more_effort_look_at_all_of_a_picture(
 ) -> None:
     picture = stripes(128, 128)
     monkeypatch.setattr(adapting, "WHOLE_PIXELS", 128 * 128 - large)
-    monkeypatch.setattr(adapting, "WIDE", 1 if wide else 1 << 10)
+    monkeypatch.setattr(adapting, "WIDE_ROWS", 1 if wide else 1 << 10)
     asked: list[int] = []
 
     def noted(_: Pixels, __: Model, ___: object, most: int) -> None:
