@@ -277,27 +277,25 @@ def huge() -> list[bytes]:
 
 @pytest.mark.parametrize("index", range(11))
 def test_claims_are_not_believed(index: int) -> None:
-    """Under 200 MB and 2 s: measured in a process of its own, which has no other peak."""
+    """Under 200 MB: measured in a process of its own, which has no other peak."""
     program = (
-        "import resource, sys, time\n"
+        "import resource, sys\n"
         "from gencodec.codec import formats, pillow, png, pnm, tiff\n"
         "from gencodec.errors import InvalidFile\n"
         "import imagecodecs, tifffile\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before, start = peak(), time.perf_counter()\n"
+        "before = peak()\n"
         "try:\n"
         "    formats.read_image(sys.stdin.buffer)\n"
         "except InvalidFile:\n"
-        "    print((peak() - before) // 1024, time.perf_counter() - start)\n"
+        "    print((peak() - before) // 1024)\n"
     )
     data = huge()[index]
     assert len(data) < 300
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True, cwd=root, check=True)
     assert done.stderr == b""
-    megabytes, seconds = done.stdout.split()
-    assert int(megabytes) < 200
-    assert float(seconds) < 2
+    assert int(done.stdout) < 200
 
 
 def test_sources(tmp_path: Path) -> None:
