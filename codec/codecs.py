@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,6 @@ LATENT = ("vae", "nvae")
 BITS_BACK = (*FLOWS, *LATENT)
 HIERARCHIES = ("beta-vae", "nvae-lossy")
 LOSSY = (*HIERARCHIES, "vq-vae", "vq-vae-2")
-LOSSY_FUNCTIONS = ("levels", "encode", "decode", "sample")
 SPRITES = "beta-vae-sprites"
 """The family whose latents stand for a whole picture; it does not code any."""
 LARGEST_TILE = 256
@@ -70,11 +68,6 @@ def checked(model: Model) -> Iterator[None]:
         raise InvalidFile(f"the model {model.card.name} is not built as it says") from error
 
 
-def _checked_module(model: Model, module: ModuleType, *names: str) -> Any:
-    """These functions of a family's module, `checked`."""
-    return SimpleNamespace(**{name: checked(model)(getattr(module, name)) for name in names})
-
-
 def codec_of(model: Model) -> PictureCodec:
     """The codec of a model's family.
 
@@ -83,11 +76,11 @@ def codec_of(model: Model) -> PictureCodec:
     if model.family in AUTOREGRESSIVE:
         from gencodec.codec import autoregressive
 
-        return _checked_module(model, autoregressive, "encode", "decode")
+        return autoregressive
     if model.family in BITS_BACK:
         from gencodec.codec import bitsback
 
-        return _checked_module(model, bitsback, "encode", "decode")
+        return bitsback
     if model.family in LOSSY:
         raise InvalidFile(f"the model {model.card.name} codes with loss, and the file claims to be lossless")
     if model.family == SPRITES:
@@ -96,7 +89,7 @@ def codec_of(model: Model) -> PictureCodec:
         )
     from gencodec.codec import photo
 
-    return _checked_module(model, photo, "encode", "decode")  # it refuses other families
+    return photo  # it refuses other families
 
 
 def lossy_codec_of(model: Model) -> LossyCodec:
@@ -104,11 +97,11 @@ def lossy_codec_of(model: Model) -> LossyCodec:
     if model.family in HIERARCHIES:
         from gencodec.codec import hierarchy
 
-        return _checked_module(model, hierarchy, *LOSSY_FUNCTIONS)
+        return hierarchy
     if model.family in LOSSY:
         from gencodec.codec import vq  # type: ignore[attr-defined]
 
-        return _checked_module(model, vq, *LOSSY_FUNCTIONS)
+        return vq
     raise InvalidFile(f"the model {model.card.name} codes without loss, and the file claims to be lossy")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gencodec.codec.image import MAX_PIXELS
@@ -155,6 +155,11 @@ class Container:
 def least_payload(pixels: int) -> int:
     """Bytes of payload, beside metadata, that a file must hold to be allowed that many pixels."""
     return -(-max(0, pixels - FREE_PIXELS) // PIXELS_PER_BYTE)
+
+
+def long_enough(sections: Iterable[Section], pixels: int) -> bool:
+    """Whether these sections, none of them metadata, allow a file that many pixels."""
+    return sum(len(section.payload) for section in sections) >= least_payload(pixels)
 
 
 def write(container: Container) -> bytes:

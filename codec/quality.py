@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from gencodec.codec import choice, codecs, lossy, samples
-from gencodec.codec.container import Section, least_payload
+from gencodec.codec.container import Section, long_enough
 from gencodec.codec.image import Image
 from gencodec.errors import GencodecError, UsageError
 
@@ -56,7 +56,8 @@ class Attempts:
         """`file_bytes`: of the whole file that some sections make."""
         self.image, self.model, self.progress = image, model, progress
         self.codec = codecs.lossy_codec_of(model)
-        self.levels = self.codec.levels(model)
+        with codecs.checked(model):
+            self.levels = self.codec.levels(model)
         self.file_bytes = file_bytes
         self.coded: Callable[[int], Coded] = cache(self._coded)
 
@@ -71,7 +72,8 @@ class Attempts:
         """Of the colors, in dB."""
         color = samples.color_of(self.image.pixels)
         payload = samples.color_payload(self.coded(level)[0])
-        decoded = self.codec.decode(payload, cast(tuple[int, int, int], color.shape), self.model)
+        with codecs.checked(self.model):
+            decoded = self.codec.decode(payload, cast(tuple[int, int, int], color.shape), self.model)
         return lossy.psnr(decoded.pixels, color)
 
 
@@ -91,7 +93,7 @@ def encode(
     """
     attempts = Attempts(image, model, progress, file_bytes)
     coded = attempts.coded(chosen(attempts, wish))
-    if sum(len(section.payload) for section in coded[0]) < least_payload(image.width * image.height):
+    if not long_enough(coded[0], image.width * image.height):
         return None
     color = samples.color_of(image.pixels)
     if choice.suits_model(color):

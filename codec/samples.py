@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec import choice, colorcodes, levels, ordinary, symmetry
-from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind, least_payload
+from gencodec.codec.container import Coder, Container, ModelRef, Section, SectionKind, least_payload, long_enough
 from gencodec.codec.image import PACKED_DEPTHS, Pixels
 from gencodec.errors import InvalidFile, UnsupportedImage, UsageError
 
@@ -60,22 +60,22 @@ class Listener:
 
 def encode(pixels: Pixels, means: Means, listener: Listener = Listener()) -> tuple[Section, ...]:
     """Code samples (H, W, C) as the smallest of the sections worth trying, in the order of their kinds."""
-    least = least_payload(pixels.shape[0] * pixels.shape[1])
+    area = pixels.shape[0] * pixels.shape[1]
     color, alpha = _split(pixels)
     if means.always and color.dtype == np.uint8:
         forced = _encode_neural(color, alpha, means, listener)
-        if sum(len(section.payload) for section in forced) >= least:
+        if long_enough(forced, area):
             return forced
     if means.always or not choice.suits_model(color):
-        return _encode_ordinary(pixels, color, alpha, least)
+        return _encode_ordinary(pixels, color, alpha)
     with ThreadPoolExecutor(1) as beside:
         sure = beside.submit(choice.sure_size, pixels)
         neural = _encode_neural(color, alpha, means, listener)
-    long_enough = sum(len(section.payload) for section in neural) >= least
-    if long_enough and choice.model_wins(pixels, _file_bytes(neural), sure.result()):
+    allowed = long_enough(neural, area)
+    if allowed and choice.model_wins(pixels, _file_bytes(neural), sure.result()):
         return neural
-    ordinary_sections = _encode_ordinary(pixels, color, alpha, least, most=_file_bytes(neural))
-    return min(neural, ordinary_sections, key=_file_bytes) if long_enough else ordinary_sections
+    ordinary_sections = _encode_ordinary(pixels, color, alpha, most=_file_bytes(neural))
+    return min(neural, ordinary_sections, key=_file_bytes) if allowed else ordinary_sections
 
 
 def decode(
@@ -100,7 +100,7 @@ def decode(
 def encode_ordinary(pixels: Pixels) -> tuple[Section, ...]:
     """Code samples (H, W, C) without loss by the best ordinary coders."""
     color, alpha = _split(pixels)
-    return _encode_ordinary(pixels, color, alpha, least_payload(pixels.shape[0] * pixels.shape[1]))
+    return _encode_ordinary(pixels, color, alpha)
 
 
 def color_of(pixels: Pixels) -> Pixels:
@@ -125,7 +125,9 @@ def encode_lossy(
     if bit_depth != 8:
         raise UnsupportedImage(f"lossy coding takes samples of 8 bits, and the image has {bit_depth}")
     color, alpha = _split(pixels)
-    coded = codecs.lossy_codec_of(model).encode(cast(NDArray[np.uint8], color), model, level=level, progress=progress)
+    samples = cast(NDArray[np.uint8], color)
+    with codecs.checked(model):
+        coded = codecs.lossy_codec_of(model).encode(samples, model, level=level, progress=progress)
     reference = ModelRef(model.card.wire_id, model.card.weights_prefix)
     sections = [Section(SectionKind.COLOR, Coder.MODEL, coded.payload, reference, int(np.ceil(coded.bits / 8)))]
     if alpha is None:
@@ -154,7 +156,8 @@ def decode_lossy(
     model = load_model(color.model)
     shape = (container.height, container.width, container.channels - (container.channels in (2, 4)))
     decode = codecs.lossy_codec_of(model).decode
-    found = decode(color.payload, shape, model, region=region, preview=preview, progress=progress)
+    with codecs.checked(model):
+        found = decode(color.payload, shape, model, region=region, preview=preview, progress=progress)
     if alpha is None:
         return found.pixels, found.checksum
     plane = _decode_section(alpha, container, load_model, region, None)
@@ -238,9 +241,10 @@ def _neural_sections(samples: NDArray[np.uint8], model: Model, effort: int, list
 
 
 def _encode_ordinary(
-    pixels: Pixels, color: Pixels, alpha: Pixels | None, least: int, most: int | None = None
+    pixels: Pixels, color: Pixels, alpha: Pixels | None, most: int | None = None
 ) -> tuple[Section, ...]:
     """Code all channels together, but alpha apart where it is constant, as in an opaque image."""
+    least = least_payload(pixels.shape[0] * pixels.shape[1])
     if alpha is None:
         return (_encode_section(SectionKind.COLOR, color, least, most),)
     if (alpha == alpha[0, 0]).all():
@@ -295,14 +299,14 @@ def _decode_neural(
         container.section(kind) for kind in (SectionKind.ADAPTATION, SectionKind.CODES, SectionKind.LEVELS)
     )
     used = None if listed is None else levels.unpack(listed.payload, shape.channels)
-    if changes is not None:
-        with codecs.checked(model):
-            model = adaptation.applied(model, *adaptation.unpack(changes.payload, model))
     try:
         codec = codecs.codec_of(model)
     except UsageError as error:
         raise InvalidFile(f"the file names {model.card.name}, which does not code pictures") from error
-    samples = codec.decode(section.payload, shape[:3], model, region=region, progress=progress)
+    with codecs.checked(model):
+        if changes is not None:
+            model = adaptation.applied(model, *adaptation.unpack(changes.payload, model))
+        samples = codec.decode(section.payload, shape[:3], model, region=region, progress=progress)
     if used is not None:
         return levels.mapped(samples, used.levels)
     if codes is None:

@@ -90,7 +90,8 @@ def sweep(name: str, qualities: Sequence[int]) -> Sequence[float | None]:
     if not all(1 <= quality <= 100 for quality in qualities):
         raise UsageError("the qualities of lossy models are from 1 to 100")
     model = runtime.load(card)
-    levels = codecs.lossy_codec_of(model).levels(model)
+    with codecs.checked(model):
+        levels = codecs.lossy_codec_of(model).levels(model)
     if levels > len(qualities):
         return qualities
     return [lossy.quality_of(level, levels) for level in range(levels)]

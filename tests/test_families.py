@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import gencodec
 from gencodec.codec import codecs, formats
 from gencodec.codec.coder import IntervalCoder
 from gencodec.errors import GencodecError, InvalidFile
+from gencodec.evaluation import ours
 from gencodec.runtime import Model, find_model, list_models, load
 
 Pixels = NDArray[np.uint8]
@@ -181,5 +184,46 @@ def test_a_model_that_is_not_built_as_it_says_is_refused(name: str, changes: dic
     model = load(tmp_path / "changed.onnx", threads=1, device="cpu")
     lossy = model.family in codecs.LOSSY
     encode = partial(codecs.lossy_codec_of(model).encode, level=0) if lossy else codecs.codec_of(model).encode
-    with pytest.raises(GencodecError):
+    with pytest.raises(GencodecError), codecs.checked(model):
         encode(np.zeros((9, 9, 3), np.uint8), model)
+
+
+def compressed(model: str, pixels: Pixels, **wish: float) -> bytes:
+    return gencodec.compress(pixels, model=model, threads=1, device="cpu", **wish)  # type: ignore[arg-type]
+
+
+def decompressed(model: str, pixels: Pixels) -> gencodec.Image:
+    return gencodec.decompress(compressed(model, pixels), model=model, threads=1, device="cpu")
+
+
+def swept(model: str, pixels: Pixels) -> Any:
+    return ours.sweep(model, [50])
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "call"),
+    [
+        ("nice", "bitsback.encode", compressed),
+        ("nice", "bitsback.decode", decompressed),
+        ("vq-vae", "vq.levels", compressed),
+        ("vq-vae", "vq.levels", swept),
+        ("vq-vae", "vq.encode", compressed),
+        ("vq-vae", "vq.decode", decompressed),
+        ("vq-vae", "vq.decode", partial(compressed, target_psnr=20)),
+    ],
+)
+def test_whatever_a_model_of_the_users_own_fails_at_ends_in_one_sentence(
+    name: str,
+    function: str,
+    call: Callable[[str, Pixels], Any],
+    coast: Pixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise ValueError
+
+    own = shutil.copy(find_model(name).file, tmp_path / "own.onnx")
+    monkeypatch.setattr(f"gencodec.codec.{function}", failing)
+    with pytest.raises(InvalidFile, match=r"own\.onnx is not built as it says"):
+        call(str(own), np.ascontiguousarray(coast[:64, :64]))
