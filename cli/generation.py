@@ -98,11 +98,13 @@ def check_asked(count: int | None, between: tuple[str, str] | None, traverse: bo
 
 
 def plan(output: str | None, output_dir: str | None, name: str, total: int) -> list[str]:
-    """The files to write: one for a grid, or one a picture in a folder. Raises UsageError unless one is asked for."""
-    from gencodec.codec.generation import MOST
+    """The files to write: one for a grid, or one a picture in a folder.
 
-    if total > MOST:
-        raise UsageError(f"at most {MOST} pictures can be made at a time, not {total}")
+    Raises UsageError unless one is asked for, and for too many pictures.
+    """
+    from gencodec.codec import generation
+
+    generation.check_count(total)
     if (output is None) == (output_dir is None):
         raise UsageError("name one output: -o for a grid, --output-dir for single files")
     if output is not None:

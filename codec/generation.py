@@ -31,8 +31,7 @@ def samples(model: Model, count: int, seed: int, temperature: float = 1.0) -> Pi
     for families that do not generate, and for numbers out of range.
     """
     check(seed, temperature)
-    if not 1 <= count <= MOST:
-        raise UsageError(f"from 1 to {MOST} pictures can be generated, not {count}")
+    check_count(count)
     with codecs.checked(model):
         if model.family == codecs.SPRITES:
             decoder = traversal.SpriteDecoder(model)
@@ -59,13 +58,21 @@ def check(seed: int, temperature: float) -> None:
         raise UsageError(f"the seed is not negative, as {seed} is")
 
 
+def check_count(count: int, least: int = 1) -> None:
+    """Raise `UsageError` for more pictures than are made at a time, or fewer than `least`."""
+    if count > MOST:
+        raise UsageError(f"at most {MOST} pictures can be made at a time, not {count}")
+    if count < least:
+        raise UsageError(f"the number of pictures is at least {least}, not {count}")
+
+
 def between(model: Model, a: Image, b: Image, count: int) -> Pixels:
     """`count` pictures (count, tile, tile, 3) along the line from `a` to `b` in the model's latents, ends included.
 
-    Of both, the model is given their middle, as `picture` cuts it. Raises `UsageError` for families without latents.
+    Of both, the model is given their middle, as `picture` cuts it. Raises `UsageError` for families without latents,
+    and for a count out of range.
     """
-    if not 2 <= count <= MOST:
-        raise UsageError(f"from one picture to another there are from 2 to {MOST} pictures, not {count}")
+    check_count(count, least=2)
     if model.family not in codecs.BITS_BACK:
         raise UsageError(f"the family {model.family} of the model {model.card.name} has no latents to go between")
     shares, parts = np.linspace(0, 1, count), range(0, count, codecs.BATCH)

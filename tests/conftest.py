@@ -1,4 +1,4 @@
-"""Fixtures that several files share: photo networks small enough to export and run in a moment."""
+"""Fixtures that several files share: a folder to run commands in, and photo networks that run in a moment."""
 
 from __future__ import annotations
 
@@ -18,6 +18,33 @@ if TYPE_CHECKING:
 
     from gencodec.models.photo import Photo
     from gencodec.runtime import Model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def picture(folder: Path) -> Path:
+    """Make a small PNG in the working folder."""
+    from PIL import Image as PillowImage
+
+    from tests.photographs import photograph
+
+    PillowImage.fromarray(photograph(1, 30, 40)).save("a.png")
+    return Path("a.png")
+
+
+@pytest.fixture
+def coded(picture: Path) -> Path:
+    """Make its .gnc beside it."""
+    from tests.command_line import gencodec
+
+    assert gencodec("compress", picture).exit_code == 0
+    return Path("a.png.gnc")
 
 
 def untrained() -> Photo:

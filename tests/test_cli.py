@@ -1,74 +1,25 @@
-"""The command line: names, exit codes, one-line errors, streams, and what interruptions leave behind."""
+"""The command line: names, exit codes, one-line errors, and what it says in words and in JSON."""
 
 from __future__ import annotations
 
 import json
 import os
-import pty
-import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from gencodec.cli import app, files
+from gencodec.cli import files
 from gencodec.codec import api
 from gencodec.errors import UsageError
+from tests.command_line import gencodec, process
+from tests.photographs import photograph
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("compress", "decompress", "info", "verify", "models")
-MAIN = "from gencodec.cli import main\nmain()"
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
-
 RECORD = ["file", "output", "width", "height", "channels", "bit_depth"]
-
-
-def gencodec(*arguments: object, stdin: bytes | None = None) -> Result:
-    """Run a command in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
-
-
-def command(*arguments: object, before: str = "") -> list[str]:
-    """Return the command line of a fresh process, in which the code `before` runs first."""
-    return [sys.executable, "-c", f"{before}\n{MAIN}", *(str(argument) for argument in arguments)]
-
-
-def process(*arguments: object, before: str = "", **options: object) -> subprocess.CompletedProcess[bytes]:
-    """Run a command in a fresh process."""
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "check": False} | options
-    return subprocess.run(command(*arguments, before=before), env=ENVIRONMENT, **options)  # type: ignore[call-overload]
-
-
-def smooth(height: int, width: int, channels: int = 3, seed: int = 1) -> np.ndarray:
-    """Return a small picture, uint8 (height, width, channels)."""
-    steps = np.random.default_rng(seed).integers(-2, 3, (height, width, channels))
-    return (128 + steps.cumsum(1)).clip(0, 255).astype(np.uint8)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def picture(folder: Path) -> Path:
-    """Make a small PNG in the working folder."""
-    PillowImage.fromarray(smooth(30, 40)).save("a.png")
-    return Path("a.png")
-
-
-@pytest.fixture
-def coded(picture: Path) -> Path:
-    """Make its .gnc beside it."""
-    assert gencodec("compress", picture).exit_code == 0
-    return Path("a.png.gnc")
 
 
 def pixels(path: Path | str) -> np.ndarray:
@@ -119,7 +70,7 @@ def test_output_names_the_file(picture: Path) -> None:
 
 
 def test_output_dir_is_made_and_takes_many(picture: Path) -> None:
-    PillowImage.fromarray(smooth(20, 20, seed=2)).save("b.png")
+    PillowImage.fromarray(photograph(2, 20, 20)).save("b.png")
     assert gencodec("compress", picture, "b.png", "--output-dir", "deep/small").exit_code == 0
     assert sorted(path.name for path in Path("deep/small").iterdir()) == ["a.png.gnc", "b.png.gnc"]
 
@@ -189,7 +140,7 @@ def test_options_reach_the_codec(picture: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_lossy_source_needs_force(folder: Path) -> None:
-    PillowImage.fromarray(smooth(30, 40)).save("a.jpg")
+    PillowImage.fromarray(photograph(1, 30, 40)).save("a.jpg")
     refused = gencodec("compress", "a.jpg")
     assert refused.exit_code == 1
     assert "--force-lossy-source" in refused.stderr
@@ -200,7 +151,7 @@ def test_lossy_source_needs_force(folder: Path) -> None:
 
 @pytest.mark.parametrize("effort", [1, 9])
 def test_any_effort_is_lossless(folder: Path, effort: int) -> None:
-    PillowImage.fromarray(smooth(40, 50)).save("a.png")
+    PillowImage.fromarray(photograph(1, 40, 50)).save("a.png")
     assert gencodec("compress", "a.png", "--effort", effort, "-o", "b.gnc").exit_code == 0
     assert gencodec("decompress", "b.gnc").exit_code == 0
     assert np.array_equal(pixels("b.png"), pixels("a.png"))
@@ -432,151 +383,3 @@ def test_summary_goes_to_stderr(picture: Path) -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("a.png -> a.png.gnc: ")
     assert gencodec("compress", picture, "-f", "--quiet").stderr == ""
-
-
-# Terminals
-
-
-def test_binary_to_a_terminal_is_refused(picture: Path) -> None:
-    leader, terminal = pty.openpty()
-    try:
-        done = process("compress", picture, "-o", "-", stdout=terminal)
-    finally:
-        os.close(terminal)
-        os.close(leader)
-    assert done.returncode == 2
-    assert b"terminal" in done.stderr
-
-
-def test_an_image_from_a_terminal_is_refused(folder: Path) -> None:
-    leader, terminal = pty.openpty()
-    try:
-        done = process("compress", "-", stdin=terminal)
-    finally:
-        os.close(terminal)
-        os.close(leader)
-    assert done.returncode == 2
-    assert b"terminal" in done.stderr
-
-
-def test_progress_and_notes_only_on_a_terminal(picture: Path) -> None:
-    before = (
-        "from gencodec.codec import api\n"
-        "def compress(image, *, progress, note, **_):\n"
-        "    if progress: progress(0.37)\n"
-        "    if note: note('step 3 of 7')\n"
-        "    return b'data'\n"
-        "api.compress = compress"
-    )
-    leader, terminal = pty.openpty()
-    try:
-        done = process("compress", picture, "-o", "-", before=before, stderr=terminal)
-        shown = os.read(leader, 1 << 16).decode()
-    finally:
-        os.close(terminal)
-        os.close(leader)
-    assert (done.returncode, done.stdout) == (0, b"data")
-    assert "37%" in shown
-    assert "a.png: step 3 of 7" in shown
-    piped = process("compress", picture, "-o", "-", before=before)
-    assert b"%" not in piped.stderr
-    assert b"step" not in piped.stderr
-
-
-# Streams
-
-
-@pytest.mark.parametrize(
-    ("arguments", "closed", "code"),
-    [
-        ("info a.png.gnc", ">&-", 1),
-        ("compress a.png -f", ">&-", 0),
-        ("compress a.png -f", "2>&-", 0),
-        ("compress - -o b", "<&-", 3),
-    ],
-)
-def test_closed_streams_are_no_bugs(coded: Path, arguments: str, closed: str, code: int) -> None:
-    before = coded.stat().st_mtime_ns
-    line = ["sh", "-c", f'exec "$@" {closed}', "sh", *command(*arguments.split())]
-    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, check=False)
-    assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
-    assert (coded.stat().st_mtime_ns > before) == ("-f" in arguments)
-
-
-def test_names_that_stdout_cannot_encode_are_told(coded: Path) -> None:
-    coded.rename("grüße→.gnc")
-    done = process("info", "grüße→.gnc", before="import sys\nsys.stdout.reconfigure(encoding='latin-1')")
-    assert done.returncode == 0
-    assert done.stdout.startswith("grüße\\u2192.gnc: ".encode("latin-1"))
-
-
-# Interruptions and full disks
-
-WAIT = """
-import sys, time
-def wait(*_, **__):
-    print("ready", file=sys.stderr, flush=True)
-    time.sleep(100)
-"""
-
-
-@pytest.mark.parametrize(
-    "before",
-    [
-        "from gencodec.codec import api\napi.compress = wait",
-        "import os\nos.fsync = wait",  # the temporary file is there, and full
-    ],
-    ids=["coding", "writing"],
-)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_leaves_nothing(picture: Path, before: str, number: signal.Signals) -> None:
-    with subprocess.Popen(
-        command("compress", picture, before=WAIT + before), env=ENVIRONMENT, stderr=subprocess.PIPE
-    ) as running:
-        assert running.stderr is not None
-        assert running.stderr.readline() == b"ready\n"
-        running.send_signal(number)
-        assert running.stderr.read() == b"gencodec: interrupted\n"
-    assert running.returncode == 130
-    assert os.listdir() == ["a.png"]
-
-
-def test_interruption_keeps_the_old_output(coded: Path, picture: Path) -> None:
-    before = coded.read_bytes()
-    failing = "import os\ndef fsync(*_):\n    raise KeyboardInterrupt\nos.fsync = fsync"
-    assert process("compress", picture, "-f", before=failing).returncode == 130
-    assert coded.read_bytes() == before
-    assert sorted(os.listdir()) == ["a.png", "a.png.gnc"]
-
-
-def test_full_disk_leaves_nothing(picture: Path) -> None:
-    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
-    done = process("compress", picture, before=limit)
-    assert (done.returncode, done.stderr) == (1, b"gencodec: a.png: a.png.gnc cannot be written: File too large\n")
-    assert os.listdir() == ["a.png"]
-
-
-def test_full_device(picture: Path) -> None:
-    result = gencodec("compress", picture, "-o", "/dev/full")
-    assert (result.exit_code, result.stderr) == (
-        1,
-        "gencodec: a.png: /dev/full cannot be written: No space left on device\n",
-    )
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "a.png.gnc"], ["compress", "a.png", "-o", "-"]])
-def test_full_stdout(coded: Path, arguments: list[str]) -> None:
-    with open("/dev/full", "wb") as full:
-        done = process(*arguments, stdout=full)
-    assert (done.returncode, done.stderr) == (1, b"gencodec: standard output: No space left on device\n")
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "a.png.gnc"], ["compress", "a.png", "-o", "-"]])
-def test_reader_gone(coded: Path, arguments: list[str]) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = process(*arguments, stdout=writing)
-    finally:
-        os.close(writing)
-    assert (done.returncode, done.stderr) == (1, b"")

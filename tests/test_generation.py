@@ -95,8 +95,8 @@ def test_colors_are_in_the_order_of_pictures(glow: Any, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("count", "seed", "temperature", "reason"),
     [
-        (0, 0, 1.0, "from 1 to 4096"),
-        (5000, 0, 1.0, "from 1 to 4096"),
+        (0, 0, 1.0, "at least 1"),
+        (5000, 0, 1.0, "at most 4096"),
         (1, -1, 1.0, "not negative"),
         (1, 0, 0.0, "a number above 0"),
         (1, 0, -1.0, "a number above 0"),
@@ -114,8 +114,10 @@ def test_a_passage_is_a_straight_line(glow: Any) -> None:
     assert made[:, 0, 0, 0].tolist() == [10, 20, 30, 41, 51]  # 20.25, 30.5 and 40.75, rounded
     assert (made == made[:, :1, :1, :1]).all()
     assert len(generation.between(glow, flat(0), flat(255), 70)) == 70  # more than the codec takes at once
-    with pytest.raises(UsageError, match="from 2 to 4096"):
+    with pytest.raises(UsageError, match="at least 2"):
         generation.between(glow, flat(0), flat(1), 1)
+    with pytest.raises(UsageError, match="at most 4096"):
+        generation.between(glow, flat(0), flat(1), 5000)
 
 
 @pytest.mark.parametrize("family", ["photo", "pixelcnn"])
