@@ -149,11 +149,15 @@ class IntervalCoder:
 
     def restore(self, rest: Index, length: Index) -> None:
         self.bits -= information(length)
+        self.give_back(rest, length)
+
+    def give_back(self, rest: Index, length: Index) -> None:
+        """What `restore` does, without keeping `bits` up to date: for decoders that are in a hurry."""
         size = NARROWED.take(length)
         if (rest >= size).any():
             raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
-        open_ = size > 1
-        if not open_.all():
+        if size.min(initial=2) < 2:
+            open_ = size > 1
             rest, size = rest[open_], size[open_]
         self.stack.encode_reverse(rest.astype(np.int32), _ANY, size)
 
@@ -220,6 +224,9 @@ class FineCoder(IntervalCoder):
 
     def restore(self, rest: Index, length: Index) -> None:
         self.bits -= information(length, FINE_BITS)
+        self.give_back(rest, length)
+
+    def give_back(self, rest: Index, length: Index) -> None:
         sizes, plain, open_ = _parts(length)
         upper = rest >> plain
         if (upper >= length >> plain).any():

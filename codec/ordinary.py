@@ -39,6 +39,9 @@ drawings and renders."""
 MAX_INFLATION = 1032
 """DEFLATE makes at most this many bytes of one."""
 
+STRIPE_ROWS, STRIPE_PIXELS, FEWEST_STRIPES = 64, 1 << 18, 4
+"""Of what `sampled_webp` looks at: less of each would cost WebP more than the same pixels do in a whole picture."""
+
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _JXL_SIGNATURE = b"\xff\x0a"
 _JXL_RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
@@ -128,6 +131,16 @@ def _candidates(pixels: Pixels, most: int | None) -> Iterator[Coded]:
 def quick_webp(pixels: Pixels) -> int:
     """Bytes that WebP takes at hardly any effort."""
     return sum(len(encode_webp(band, quality=20, method=1)) for band in bands(pixels))
+
+
+def sampled_webp(pixels: Pixels) -> int:
+    """About as many as `quick_webp`, by every fourth of stripes of rows where these are many."""
+    rows = max(STRIPE_ROWS, STRIPE_PIXELS // pixels.shape[1])
+    stripes = [pixels[top : top + rows] for top in range(2 * rows, len(pixels), 4 * rows)]
+    if len(stripes) < FEWEST_STRIPES:
+        return quick_webp(pixels)
+    found = sum(len(encode_webp(stripe, quality=20, method=1)) for stripe in stripes)
+    return found * len(pixels) // sum(map(len, stripes))
 
 
 def close_webp(pixels: Pixels) -> int:

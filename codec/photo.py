@@ -45,7 +45,7 @@ TURN_AT, TURN_SHIFT = 4, 5
 LENGTH = struct.Struct("<I")
 CODING_ORDER = (1, 0, 2)
 """Channel numbers of green, red, blue."""
-BAND = 1 << 12
+BAND = 1 << 13
 """Pixels that the encoder puts through the network at a time: few enough for the processor's caches."""
 LOCKSTEP = 128
 """Tiles that a thread of the decoder goes through at a time: a step's overhead is shared, at a megabyte a tile."""
@@ -192,7 +192,7 @@ class PhotoCodec:
         around = self.network.neighborhood(wavefront.context(step, lanes))
         hidden, rows = self.network.trunk(around, wavefront.near(step, lanes), *wavefront.pools(step, lanes))
         schedule = wavefront.schedule
-        coded = None if schedule.uniform else np.flatnonzero(schedule.valid(step, lanes))
+        coded = None if schedule.complete(step, lanes) else np.flatnonzero(schedule.valid(step, lanes))
         coders.begin(lanes.stop - lanes.start, coded)
         pixel = np.empty((3, rows.shape[1]), np.float32)
         innovations = np.empty((2, rows.shape[1]), np.float32)
@@ -212,7 +212,7 @@ class PhotoCodec:
         d = Distribution.of(rows if coded is None else rows[:, coded])
         quantile = coders.pop_quantiles()
         level, left, length = self.tables.find(quantile, d.mean, d.scale, d.shape)
-        coders.restore(quantile - left, length)
+        coders.give_back(quantile - left, length)
         if coded is None:
             return level
         result = np.zeros(rows.shape[1], np.int64)
@@ -242,14 +242,14 @@ class GroupCoders:
         self.ends = (ends if coded is None else np.searchsorted(coded, ends)).tolist()
 
     def pop_quantiles(self) -> Index:
-        """Numbers within the intervals of one color of the step; `restore` must follow."""
+        """Numbers within the intervals of one color of the step; `give_back` must follow."""
         parts = [coder.pop_quantiles(b - a) for coder, (a, b) in zip(self.coders, pairwise(self.ends), strict=True)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def restore(self, rest: Index, length: Index) -> None:
+    def give_back(self, rest: Index, length: Index) -> None:
         """Finish popping: give back where within their intervals the quantiles lay."""
         for coder, (a, b) in zip(self.coders, pairwise(self.ends), strict=True):
-            coder.restore(rest[a:b], length[a:b])
+            coder.give_back(rest[a:b], length[a:b])
 
     def finish(self) -> None:
         """Check that the streams have ended. Raises `InvalidFile`."""
@@ -299,7 +299,8 @@ def encode(
     """
     height, width, _ = pixels.shape
     codec = PhotoCodec(model)
-    tiling = Tiling.of(width, height, patient=patient and codec.network.wide)
+    wide = codec.network.wide
+    tiling = Tiling.of(width, height, patient=patient and wide, low=not wide)
     groups = list(tiling.groups())
     streams, bits = [], 0.0
     with ThreadPoolExecutor(model.threads) as pool:

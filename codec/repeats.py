@@ -17,7 +17,7 @@ Kodak: 0.03 to 0.05; gb82: 0.00 to 0.67, by its flat skies and blacks; screensho
 BAND_PIXELS = 1 << 21
 """Pixels that are looked at together."""
 
-_RUN = 8
+_RUN = 8  # a power of two
 
 
 def repeated_share(pixels: Pixels) -> float:
@@ -27,8 +27,9 @@ def repeated_share(pixels: Pixels) -> float:
     neither.
     """
     found = (_run_hashes(band) for band in bands(pixels))
-    hashes = np.concatenate([part[part & 15 == 0] for part in found])
-    return 1 - len(np.unique(hashes)) / max(1, len(hashes))
+    hashes = np.sort(np.concatenate([part[part & 15 == 0] for part in found]))  # a tenth of the time of np.unique
+    distinct = min(1, len(hashes)) + np.count_nonzero(np.diff(hashes))
+    return 1 - distinct / max(1, len(hashes))
 
 
 def bands(pixels: Pixels) -> Iterator[Pixels]:
@@ -42,13 +43,13 @@ def _run_hashes(pixels: Pixels) -> NDArray[np.uint32]:
     """Hash every run of _RUN pixels in a row; uint32 (H, W - _RUN + 1), none where it is narrower."""
     values = np.zeros(pixels.shape[:2], np.uint32)
     for channel in range(pixels.shape[2]):
-        values = values * np.uint32(0x9E3779B1) + pixels[:, :, channel]
+        values *= np.uint32(0x9E3779B1)
+        values += pixels[:, :, channel]
     values *= np.uint32(0x85EBCA6B)
     values ^= values >> np.uint32(15)
-    count = max(0, pixels.shape[1] - _RUN + 1)
-    hashes = np.zeros((len(pixels), count), np.uint32)
-    for offset in range(_RUN):
-        hashes *= np.uint32(0x01000193)
-        hashes += values[:, offset : offset + count]
-    hashes *= np.uint32(0xC2B2AE35)
-    return hashes ^ (hashes >> np.uint32(16))
+    reach = 1
+    while reach < _RUN:  # of twice as many pixels each time
+        values = values[:, :-reach] * np.uint32(pow(0x01000193, reach, 1 << 32)) + values[:, reach:]
+        reach *= 2
+    values *= np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))

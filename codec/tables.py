@@ -22,7 +22,8 @@ TOTAL_BITS = 16
 FINE_BITS = 20
 LEVELS = 256
 RATE_BITS = 8
-GUESS_BITS = 2
+GUESS_BITS = 4
+"""Lower bits of quantiles that first candidates are found without: more would make more of them wrong."""
 FAR = 1 << 20
 SCALES_PER_OCTAVE = 6
 COLDEST = 2.0**-10
@@ -69,7 +70,7 @@ class Tables:
         self.levels = np.arange(LEVELS + 1, dtype=np.int64)
         self.ends = np.array([[0], [1]], np.int64)
         self.centers = np.arange(len(cdf), dtype=np.int64) * self.points + self.half
-        ticks = np.arange(1 << (TOTAL_BITS - GUESS_BITS)) * (1 << GUESS_BITS)
+        ticks = (np.arange(1 << (TOTAL_BITS - GUESS_BITS)) << GUESS_BITS) + (1 << GUESS_BITS - 1)
         guesses = [np.searchsorted(row, ticks, "right") - 1 - self.half for row in cdf]
         self.guess = np.concatenate(guesses).astype(np.int16)
         self.guess_rows = np.arange(len(cdf), dtype=np.int64) << (TOTAL_BITS - GUESS_BITS)
@@ -99,19 +100,20 @@ class Tables:
         """Gray levels whose intervals hold `quantile` (0..2**bits - 1), and the intervals' beginnings and lengths."""
         rate, row = self.rows(scale, shape)
         level = self.guessed(quantile, mean, scale, shape)
-        left, right = self.edge(level + self.ends, mean, rate, row)
-        wrong = np.flatnonzero((quantile < left) | (quantile >= right))
-        if len(wrong):  # mostly the neighbor on that side is right
+        left, length = self.edge(level + self.ends, mean, rate, row)
+        length -= left
+        outside = _outside(quantile, left, length)
+        if outside.any():
+            wrong = np.flatnonzero(outside)
+            # mostly the neighbor on that side is right
             level[wrong] += np.where(quantile[wrong] < left[wrong], -1, 1)
-            ends = self.edge(level[wrong] + self.ends, mean[wrong], rate[wrong], row[wrong])
-            left[wrong], right[wrong] = ends
-            wrong = wrong[(quantile[wrong] < ends[0]) | (quantile[wrong] >= ends[1])]
-        if len(wrong):
-            level[wrong], left[wrong], right[wrong] = self.searched(
-                quantile[wrong], mean[wrong], rate[wrong], row[wrong]
-            )
-        right -= left
-        return level, left, right
+            begin, end = self.edge(level[wrong] + self.ends, mean[wrong], rate[wrong], row[wrong])
+            left[wrong], length[wrong] = begin, end - begin
+            wrong = wrong[_outside(quantile[wrong], begin, end - begin)]
+            if len(wrong):
+                found = self.searched(quantile[wrong], mean[wrong], rate[wrong], row[wrong])
+                level[wrong], left[wrong], length[wrong] = found
+        return level, left, length
 
     def guessed(self, quantile: Index, mean: Index, scale: Index, shape: Index) -> Index:
         """A first candidate, nearly always right or a neighbor (floats may err here: the integers decide)."""
@@ -120,7 +122,7 @@ class Tables:
         at >>= GUESS_BITS + self.bits - TOTAL_BITS
         at += self.guess_rows.take(shape)
         offset = self.guess.take(at) * self.sixteenths.take(scale)
-        offset += mean
+        offset += mean.astype(np.float32)
         level = offset.astype(np.int64)
         level += 8
         level >>= 4
@@ -128,8 +130,14 @@ class Tables:
         return np.minimum(level, LEVELS - 1, out=level)
 
     def searched(self, quantile: Index, mean: Index, rate: Index, row: Index) -> tuple[Index, Index, Index]:
-        """The levels of a few quantiles, and their intervals' ends, by looking at all 257 edges of each."""
+        """The levels of a few quantiles, and their intervals, by looking at all 257 edges of each."""
         edges = self.edge(self.levels, mean[:, None], rate[:, None], row[:, None])
         level = (edges <= quantile[:, None]).sum(1) - 1
         at = np.arange(len(level))
-        return level, edges[at, level], edges[at, level + 1]
+        left = edges[at, level]
+        return level, left, edges[at, level + 1] - left
+
+
+def _outside(quantile: Index, left: Index, length: Index) -> NDArray[np.bool_]:
+    """Which quantiles lie below an interval, whose distance is then a very large number without a sign, or above."""
+    return (quantile - left).view(np.uint64) >= length.view(np.uint64)

@@ -17,6 +17,8 @@ from gencodec.codec.network import BEGINNING, FLAGS, MISSING, RAISED, Array, Geo
 from gencodec.codec.tiling import Box
 
 Index = NDArray[np.int64]
+FIRST_COLUMN = 1
+"""Number of the flag of a tile's first column."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,14 @@ class Schedule:
         return np.array([[t.height] for t in self.tiles])
 
     @cached_property
-    def uniform(self) -> bool:
-        """Whether all tiles have the full extent."""
-        return bool((self.widths == self.width).all() and (self.heights == self.height).all())
+    def least(self) -> tuple[int, int]:
+        """The least height and the least width of a tile."""
+        return int(self.heights.min()), int(self.widths.min())
+
+    def complete(self, step: int, lanes: slice) -> bool:
+        """Whether each of the lanes, some of which there must be, holds a pixel of every tile at `step`."""
+        height, width = self.least
+        return lanes.stop <= height and step - self.lag * lanes.start < width
 
     def valid(self, step: int, lanes: slice) -> NDArray[np.bool_]:
         """Which of the lanes hold a pixel of their tile at `step`, (tiles, rows)."""
@@ -88,25 +95,23 @@ def coding_order(tiles: tuple[tuple[int, int], ...], lag: int) -> tuple[Index, I
 class History:
     """What the last steps produced: (channels, tiles, rows) float32 a step, of which `past` are kept.
 
-    Steps up to `future` ahead can be written in advance. `above` lanes of margin stand above the first row.
+    Steps up to `future` ahead can be written beforehand. `above` lanes of margin stand above the first row. Before
+    every SPARE-th step, `advance` is called.
     """
 
     SPARE = 16
     """Steps between moves of what is kept to the front."""
 
     def __init__(self, channels: int, tiles: int, rows: int, *, above: int, past: int, future: int = 0):
-        self.past, self.future, self.above = past, future, above
-        self.buffer = np.zeros((past + self.SPARE + future + 1, channels, tiles, above + rows), np.float32)
+        self.above = above
+        self.buffer = np.zeros((past + self.SPARE + future, channels, tiles, above + rows), np.float32)
         self.origin = -past
 
-    def advance(self, step: int) -> None:
-        """Make room for `step`; what is new holds the margin's values of before, and zeros."""
-        if step + self.future < self.origin + len(self.buffer):
-            return
-        kept = self.past + self.future + 1
-        self.buffer[:kept] = self.buffer[-kept:]
-        self.buffer[kept:, :, :, self.above :] = 0
-        self.origin += len(self.buffer) - kept
+    def advance(self) -> None:
+        """Make room for the next SPARE steps; what is new holds the margin's values of before, and zeros."""
+        self.buffer[: -self.SPARE] = self.buffer[self.SPARE :]
+        self.buffer[-self.SPARE :, :, :, self.above :] = 0
+        self.origin += self.SPARE
 
     def steps(self, first: int, last: int, lanes: slice, up: int = 0) -> Array:
         """Steps `first..last` of the lanes `up` rows above `lanes`; a view (steps, channels, tiles, rows)."""
@@ -124,7 +129,7 @@ class Wavefront:
     def __init__(self, schedule: Schedule, geometry: Geometry):
         self.schedule, self.geometry = schedule, g = schedule, geometry
         tiles, rows = len(schedule.tiles), schedule.height
-        self.rows = np.arange(rows)
+        self.flags = [flags_at(step, rows, g.lag) for step in range(2)]
         back = max(g.lag * up - first for up, (first, _) in enumerate(g.reach))
         self.pixels = History(3, tiles, rows, above=g.above, past=back, future=g.lag)
         self.pixels.buffer[...] = BEGINNING
@@ -140,8 +145,9 @@ class Wavefront:
 
     def begin(self, step: int) -> None:
         """Make room for a step, and bring the sums of the rows above up to it."""
-        for history in (self.pixels, self.traces, self.runs, self.areas):
-            history.advance(step)
+        if step and step % History.SPARE == 0:
+            for history in (self.pixels, self.traces, self.runs, self.areas):
+                history.advance()
         g, lanes = self.geometry, self.schedule.lanes(step, self.geometry.pool_columns)
         area = self.areas.at(step, lanes)
         np.add(self.areas.at(step - self.slope, lanes, 1), self.runs.at(step - 1, lanes, 1), out=area)
@@ -166,10 +172,10 @@ class Wavefront:
         result = np.empty((g.near_rows, tiles, lanes.stop - lanes.start), np.float32)
         for i, (up, dx) in enumerate(g.trace_at):
             result[i * g.traces : (i + 1) * g.traces] = self.traces.at(step + dx - g.lag * up, lanes, up)[1:]
-        row = self.rows[lanes]
-        column = step - g.lag * row
-        for flag, value in zip(result[-FLAGS:], (row == 0, column == 0, row & 1, column & 1), strict=True):
-            np.multiply(value, RAISED, out=flag, casting="unsafe")
+        result[-FLAGS:] = self.flags[step % 2][:, None, lanes]
+        beginning, rest = divmod(step, g.lag)
+        if rest == 0 and beginning < lanes.stop:
+            result[-FLAGS + FIRST_COLUMN, :, beginning - lanes.start] = RAISED
         return result.reshape(g.near_rows, -1)
 
     def pools(self, step: int, lanes: slice) -> tuple[Array, Array]:
@@ -189,7 +195,7 @@ class Wavefront:
         here[...] = pixel.reshape(3, *extent)
         kept[0] = 1
         kept[1:] = trace.reshape(len(trace), *extent)
-        if not schedule.uniform:
+        if not schedule.complete(step, lanes):
             # right of its tile a row goes on with its last pixel, and leaves no traces
             outside = ~schedule.valid(step, lanes)
             np.copyto(here, self.pixels.at(step - 1, lanes), where=outside)
@@ -221,3 +227,10 @@ class Wavefront:
         run = self.runs.at(step, lanes)
         np.add(self.runs.at(step - 1, lanes), self.traces.at(step, lanes)[:n], out=run)
         run -= self.traces.at(step - g.pool_columns, lanes)[:n]
+
+
+def flags_at(step: int, rows: int, lag: int) -> Array:
+    """The flags (FLAGS, rows) of all lanes at steps of the parity of `step`, none of them in its first column."""
+    row = np.arange(rows)
+    column = step - lag * row
+    return np.stack([row == 0, row < 0, row & 1, column & 1]).astype(np.float32) * RAISED

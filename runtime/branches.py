@@ -3,7 +3,7 @@
 The graphs of a file are the branches of a tree of If nodes on the constant `stage` (`gencodec.export.stages`), and
 share the file's constants. Here the conditions are settled, the branch is taken out of its If nodes, and what its
 outputs do not depend on is left out. Nodes and constants that remain are byte for byte those of the file, and so
-proved exact with it.
+proved exact with it; but for lookups in tables, which are done by another operation, that finds the same.
 
 The fields that are looked at are those of onnx.proto: ModelProto, GraphProto, NodeProto, AttributeProto.
 """
@@ -11,13 +11,22 @@ The fields that are looked at are those of onnx.proto: ModelProto, GraphProto, N
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gencodec.errors import MALFORMED, InvalidFile
 from gencodec.runtime import protobuf
-from gencodec.runtime.onnxfile import GRAPH_INITIALIZER, MODEL_GRAPH, MODEL_METADATA, TENSOR_NAME, OnnxFile
+from gencodec.runtime.onnxfile import (
+    GRAPH_INITIALIZER,
+    MODEL_GRAPH,
+    MODEL_METADATA,
+    TENSOR_DIMS,
+    TENSOR_NAME,
+    TENSOR_RAW,
+    TENSOR_TYPE,
+    OnnxFile,
+)
 from gencodec.runtime.protobuf import fields, message_of, text_of
 
 GRAPH_NODE, GRAPH_NAME, GRAPH_INPUT, GRAPH_OUTPUT = 1, 2, 11, 12
@@ -25,6 +34,9 @@ NODE_INPUT, NODE_OUTPUT, NODE_KIND, NODE_ATTRIBUTE = 1, 2, 4, 5
 ATTRIBUTE_NAME, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 1, 6, 11
 VALUE_NAME = 1
 STAGE = "stage"
+WHOLE = "gencodec.whole"
+"""The shape of all values in a row."""
+INT64 = 7
 CONDITIONS = {"Less": operator.lt, "Equal": operator.eq}
 
 
@@ -37,24 +49,40 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     graphs: Mapping[str, memoryview] = field(default_factory=dict)
+    plain: bool = True
+    """Whether it has no attributes."""
 
     @classmethod
     def read(cls, data: memoryview) -> Node:
         """Of a serialized NodeProto."""
         names: dict[int, list[str]] = {NODE_INPUT: [], NODE_OUTPUT: [], NODE_KIND: [""]}
-        graphs = {}
+        graphs, plain = {}, True
         for number, value in fields(data):
             if number in names:
                 names[number].append(text_of(value))
             elif number == NODE_ATTRIBUTE:
                 graphs.update(_graphs(message_of(value)))
-        return cls(data, names[NODE_KIND][-1], tuple(names[NODE_INPUT]), tuple(names[NODE_OUTPUT]), graphs)
+                plain = False
+        return cls(data, names[NODE_KIND][-1], tuple(names[NODE_INPUT]), tuple(names[NODE_OUTPUT]), graphs, plain)
 
     @classmethod
-    def same(cls, given: str, name: str) -> Node:
-        """One that calls a value by another name."""
-        texts = ((NODE_INPUT, given), (NODE_OUTPUT, name), (NODE_KIND, "Identity"))
-        return cls(b"".join(protobuf.field(number, text.encode()) for number, text in texts), "", (given,), (name,))
+    def made(cls, kind: str, inputs: Sequence[str], output: str) -> Node:
+        """One without attributes."""
+        texts = [(NODE_INPUT, name) for name in inputs] + [(NODE_OUTPUT, output), (NODE_KIND, kind)]
+        data = b"".join(protobuf.field(number, text.encode()) for number, text in texts)
+        return cls(data, kind, tuple(inputs), (output,))
+
+    def lookups(self) -> Iterator[Node]:
+        """For a Gather from one axis of single values, what does the same in a seventh of the time.
+
+        ONNX Runtime's Gather copies them one by one, as it would rows.
+        """
+        (table, index), (found,) = self.inputs, self.outputs
+        extent, line, values = (f"{found}.{part}" for part in ("extent", "line", "values"))
+        yield Node.made("Shape", [index], extent)
+        yield Node.made("Reshape", [index, WHOLE], line)
+        yield Node.made("GatherElements", [table, line], values)
+        yield Node.made("Reshape", [values, extent], found)
 
     def reads(self) -> Iterator[str]:
         """The names of what the node and the graphs within it depend on, and of what those compute themselves."""
@@ -109,7 +137,7 @@ class Branches:
     def model(self, stage: int) -> bytes:
         """The model of the graph with that number; inputs and outputs are those of all. Raises `InvalidFile`."""
         try:
-            nodes = list(self.chosen(self.graph.nodes, stage))
+            nodes = list(self.quickened(self.chosen(self.graph.nodes, stage)))
             needed, kept = set(self.graph.outputs), []
             for node in reversed(nodes):
                 if not needed.isdisjoint(node.outputs):
@@ -122,6 +150,8 @@ class Branches:
         constants = [
             protobuf.field(GRAPH_INITIALIZER, data) for name, data in self.graph.constants.items() if name in needed
         ]
+        if WHOLE in needed:
+            constants.append(protobuf.field(GRAPH_INITIALIZER, tensor(WHOLE, -1)))
         graph = b"".join([*kept[::-1], *constants, self.graph.rest])
         return self.rest + protobuf.field(MODEL_GRAPH, graph)
 
@@ -135,7 +165,19 @@ class Branches:
             elif node.kind == "If" and node.inputs[0] in settled:
                 branch = Graph.read(node.graphs["then_branch" if settled[node.inputs[0]] else "else_branch"])
                 yield from self.chosen(branch.nodes, stage)
-                yield from map(Node.same, branch.outputs, node.outputs)
+                for given, name in zip(branch.outputs, node.outputs, strict=True):
+                    yield Node.made("Identity", [given], name)
+            else:
+                yield node
+
+    def quickened(self, nodes: Iterable[Node]) -> Iterator[Node]:
+        """Nodes, with lookups of single values in constants done quickly."""
+        tables = {name for name, values in self.file.constants.items() if values.ndim == 1}
+        for node in nodes:
+            if node.kind == "Cast" and node.inputs[0] in tables:
+                tables.update(node.outputs)
+            if node.kind == "Gather" and node.plain and node.inputs[0] in tables:
+                yield from node.lookups()
             else:
                 yield node
 
@@ -154,6 +196,13 @@ def _graphs(attribute: memoryview) -> Iterator[tuple[str, memoryview]]:
             found.append(message_of(value))
     for place, graph in enumerate(found):
         yield name if not place else f"{name}.{place}", graph
+
+
+def tensor(name: str, value: int) -> bytes:
+    """A constant of one axis that holds one number of 64 bits."""
+    raw = value.to_bytes(8, "little", signed=True)
+    parts = ((TENSOR_DIMS, 1), (TENSOR_TYPE, INT64), (TENSOR_NAME, name.encode()), (TENSOR_RAW, raw))
+    return b"".join(protobuf.field(number, value) for number, value in parts)
 
 
 def _name(message: memoryview, field_of_name: int) -> str:

@@ -53,17 +53,18 @@ def test_groups_and_tiles_cover_every_pixel_once(width: int, height: int) -> Non
 
 
 @settings(max_examples=200)
-@given(st.integers(1, 200_000), st.integers(1, 200_000))
-def test_tiles_are_as_even_as_can_be(width: int, height: int) -> None:
-    tiles = Tiling.of(width, height)
-    aim = sorted([TILE, width * height // (4 * STEP), WIDE_TILE])[1] if width * height <= LARGE else TILE
-    most = GROUP * TILE // aim
+@given(st.integers(1, 200_000), st.integers(1, 200_000), st.booleans())
+def test_tiles_are_as_even_as_can_be(width: int, height: int, low: bool) -> None:
+    tiles = Tiling.of(width, height, low=low)
+    across = sorted([TILE, width * height // (4 * STEP), WIDE_TILE])[1] if width * height <= LARGE else TILE
+    down = TILE if low else across
     columns, rows = ceil(width / tiles.tile_width), ceil(height / tiles.tile_height)
     together = width * height <= SMALL and max(columns, rows) <= LARGEST_GROUP
-    for side, tile, count, group in (
-        (width, tiles.tile_width, columns, tiles.group_columns),
-        (height, tiles.tile_height, rows, tiles.group_rows),
+    for side, tile, count, group, aim in (
+        (width, tiles.tile_width, columns, tiles.group_columns, across),
+        (height, tiles.tile_height, rows, tiles.group_rows, down),
     ):
+        most = GROUP * TILE // aim
         assert tile % 2 == 0 or tile == side
         assert tile == side or 0 <= tile - side / max(1, round(side / aim)) < 2
         assert tile <= 1.5 * aim

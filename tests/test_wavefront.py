@@ -87,7 +87,9 @@ def test_the_order_is_the_decoders_walk(tiles: list[Box], lag: int) -> None:
     for step in range(schedule.steps):
         lanes = schedule.lanes(step)
         if lanes.stop > lanes.start:
-            for tile, lane in zip(*np.nonzero(schedule.valid(step, lanes)), strict=True):
+            valid = schedule.valid(step, lanes)
+            assert schedule.complete(step, lanes) == valid.all()
+            for tile, lane in zip(*np.nonzero(valid), strict=True):
                 row = lanes.start + int(lane)
                 walked.append((int(tile), row, step - lag * row))
         begins.append(len(walked))
@@ -95,7 +97,6 @@ def test_the_order_is_the_decoders_walk(tiles: list[Box], lag: int) -> None:
     order, expected = schedule.order
     np.testing.assert_array_equal(expected, begins)
     np.testing.assert_array_equal(np.stack(np.unravel_index(order, extent), 1), walked)
-    assert schedule.uniform == (len({(t.width, t.height) for t in tiles}) == 1)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -211,7 +212,8 @@ def test_a_history_keeps_what_was_written(past: int, future: int, above: int, co
     history.buffer[:, :, :, :above] = -5
     lanes = slice(1, 3)
     for step in range(count):
-        history.advance(step)
+        if step and step % History.SPARE == 0:
+            history.advance()
         assert (history.at(step + future, slice(0, rows)) == 0).all()
         ahead = step + future
         history.at(ahead, slice(0, rows))[...] = 10 * ahead + np.arange(rows)
