@@ -121,10 +121,12 @@ def compress(
     image = _as_image(image, allow_lossy)
     # a model that is asked for by its full name codes all pictures, and their colors as they are
     by_alias = (model or DEFAULT_FAMILY) in card.aliases
+    for_codes = None
     if by_alias:
-        card = runtime.find_model(choice.chosen_model(card, image.width * image.height, effort))
-    other = card.for_codes if by_alias else ""
-    for_codes = partial(load, runtime.find_model(other)) if other else None
+        chosen = partial(choice.chosen_model, pixels=image.width * image.height, effort=effort)
+        if card.for_codes:
+            for_codes = partial(load, runtime.find_model(chosen(runtime.find_model(card.for_codes))))
+        card = runtime.find_model(chosen(card))
     means = samples.Means(partial(load, card), for_codes, effort, always=card.family not in ("", DEFAULT_FAMILY))
     coded = samples.encode(image.pixels, means, samples.Listener(progress, note))
     file = gnc.write(

@@ -59,20 +59,19 @@ for ordinary coders. Photographs with flat grounds take more bits."""
 
 LARGE_EFFORT = 5
 """Images of more than LARGE pixels get a family's model for large ones up to this effort: the smallest one, fitted,
-which takes about as long as JPEG XL. Beyond it they get the medium one, which decodes a megapixel a second."""
+which takes about as long as JPEG XL. Beyond it they get one that still decodes a megapixel a second."""
 MEDIUM_EFFORT = 4
-"""Up to this effort other images, too, get the medium model."""
+"""Up to this effort other images get the medium model."""
 
 
 def chosen_model(card: ModelCard, pixels: int, effort: int) -> str:
     """The name of the model that codes an image of so many pixels for the family whose best one is `card`."""
-    large = pixels > LARGE
     name = ""
     if effort == 1:
         name = card.quick
-    elif large and effort <= LARGE_EFFORT:
-        name = card.large
-    elif large or effort <= MEDIUM_EFFORT:
+    elif pixels > LARGE:
+        name = card.large if effort <= LARGE_EFFORT else card.large_slow
+    elif effort <= MEDIUM_EFFORT:
         name = card.medium
     return name or card.name
 

@@ -42,9 +42,11 @@ class ModelCard:
     quick: str = ""
     """The smaller model that its aliases stand for at effort 1."""
     medium: str = ""
-    """The smaller model that its aliases stand for at low efforts, and at high ones where pictures have many pixels."""
+    """The smaller model that its aliases stand for at low efforts."""
     large: str = ""
     """The smallest model, which its aliases stand for where pictures have many pixels."""
+    large_slow: str = ""
+    """The one that they stand for there at high efforts."""
     stated_family: str = ""
     """What an exported file says of itself."""
 
@@ -75,22 +77,20 @@ MODELS: tuple[ModelCard, ...] = (
         wire_id=2,
         sha256="2d6781206d84a8b5ee9a67e59d59126e0237d282b4a30a4973dd08d697b2e24d",
         file=WEIGHTS / "photo-base.2.onnx",
-        summary="lossless photographs: photo at effort 1, 17 thousand weights",
+        summary="lossless photographs: photo at effort 1 and for large pictures from effort 6 on, 17 thousand weights",
         licence="Apache-2.0",
         data=PHOTOGRAPHS,
         paper=PHOTO_PAPERS,
-        for_codes="photo-smallcodes.1",
     ),
     ModelCard(
         name="photo-base.3",
         wire_id=4,
         sha256="c4b1bca1ed79e87adfad4c32f0d8736b0b3747532ed16a614b7f7697fa304248",
         file=WEIGHTS / "photo-base.3.onnx",
-        summary="lossless photographs: photo at efforts 2 to 4 and for large pictures, 49 thousand weights",
+        summary="lossless photographs: photo at efforts 2 to 4, 49 thousand weights",
         licence="Apache-2.0",
         data=PHOTOGRAPHS,
         paper=PHOTO_PAPERS,
-        for_codes="photo-codes.1",
     ),
     ModelCard(
         name="photo-base.4",
@@ -101,7 +101,6 @@ MODELS: tuple[ModelCard, ...] = (
         licence="Apache-2.0",
         data=PHOTOGRAPHS,
         paper=PHOTO_PAPERS,
-        for_codes="photo-codes.1",
     ),
     ModelCard(
         name="photo-base.5",
@@ -117,6 +116,7 @@ MODELS: tuple[ModelCard, ...] = (
         quick="photo-base.2",
         medium="photo-base.3",
         large="photo-small.1",
+        large_slow="photo-base.2",
     ),
     ModelCard(
         name="photo-codes.1",
@@ -128,6 +128,8 @@ MODELS: tuple[ModelCard, ...] = (
         data=CODES,
         paper=PHOTO_PAPERS,
         aliases=("photo-codes",),
+        quick="photo-smallcodes.1",
+        large="photo-smallcodes.1",
     ),
     ModelCard(
         name="photo-small.1",
@@ -312,7 +314,7 @@ def models_behind(name: str | Path) -> list[ModelCard]:
     found = [find_model(name)]
     if name in found[0].aliases:
         for card in found:  # which grows on the way
-            names = (card.for_codes, card.quick, card.medium, card.large)
+            names = (card.for_codes, card.quick, card.medium, card.large, card.large_slow)
             found += [other for other in map(find_model, filter(None, names)) if other not in found]
     return found
 

@@ -28,6 +28,7 @@ class Card:
     quick: str = ""
     medium: str = ""
     large: str = ""
+    large_slow: str = ""
     family: str = "photo"
 
     @property

@@ -169,6 +169,25 @@ def test_pictures_narrower_than_a_run_of_pixels_come_back(width: int) -> None:
     np.testing.assert_array_equal(gencodec.decompress(gencodec.compress(pixels)).pixels, pixels)
 
 
+def test_of_large_images_parts_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they tell is close to what the whole does; where it does not settle the matter, the whole is looked at."""
+    pixels = photo(1100, 240, 3) // 2 + np.random.default_rng(0).integers(0, 9, (1100, 240, 3), np.uint8)
+    whole = choice.sure_size(pixels)
+    quick = ordinary.quick_webp(pixels)
+    monkeypatch.setattr(ordinary, "STRIPE_PIXELS", 1 << 14)
+    assert ordinary.sampled_webp(pixels) == pytest.approx(quick, rel=0.05)
+    assert ordinary.sampled_webp(pixels[:1087]) == ordinary.quick_webp(pixels[:1087])  # for lack of a fourth stripe
+    monkeypatch.setattr(choice, "LARGE", 200 * 240)
+    sure = choice.sure_size(pixels)
+    assert sure == pytest.approx(choice.SAMPLED_SHARE * whole, rel=0.05)
+    looked: list[int] = []
+    monkeypatch.setattr(ordinary, "quick_webp", lambda _: looked.append(0) or quick)
+    assert choice.model_wins(pixels, int(sure) - 1, sure)
+    assert not looked
+    assert choice.model_wins(pixels, int(whole) - 1, min(sure, whole - 2))
+    assert looked
+
+
 def test_repeated_content_is_noticed() -> None:
     """Copies far apart, which quick WebP does not look for, show as repeated runs."""
     once = photo(100, 100, 3)

@@ -98,6 +98,34 @@ def test_choices_by_anything_else_stay(file: onnxfile.OnnxFile) -> None:
     assert np.array_equal(outputs(branch, -X)[0], 5 - X)
 
 
+def test_lookups_of_single_values_are_done_by_what_is_quick() -> None:
+    """Of constants as they are and of cast ones; those of rows, or with attributes, stay."""
+    graph = ExactGraph(0)
+    graph.constant(np.array([5, -7, 9, 11], np.float32), "values")
+    graph.constant(np.arange(4, dtype=np.int16) ** 2, "stored")
+    graph.constant(np.arange(12, dtype=np.float32).reshape(4, 3), "rows")
+    graph.constant_nodes.append(helper.make_node("Cast", ["stored"], ["cast"], to=TensorProto.FLOAT))
+    tables = [[("values", {}), ("cast", {})], [("values", {"axis": 0}), ("rows", {})]]
+    branches = []
+    for stage, pair in enumerate(tables):
+        nodes = [helper.make_node("Cast", ["in0"], [f"index{stage}"], to=TensorProto.INT32)]
+        names = [f"{name}{stage}" for name, _ in pair]
+        for name, (table, attributes) in zip(names, pair, strict=True):
+            nodes.append(helper.make_node("Gather", [table, f"index{stage}"], [name], **attributes))
+        branches.append((nodes, names))
+    model = assembled(graph, branches, {"in0": 2}, {"out0": 2, "out1": 0}, "values")
+    file = onnxfile.read(model.SerializeToString())
+    index = np.array([[3, 0, -1], [1, 1, 2]], np.float32)
+    for stage, expected in enumerate(("GatherElements", "Gather")):
+        branch = Branches(file).model(stage)
+        kinds = [node.op_type for node in onnx.load_from_string(branch).graph.node]
+        assert [kind for kind in kinds if kind.startswith("Gather")] == [expected] * 2
+        for a, b in zip(outputs(file.replaced({"stage": np.array(stage)}), index), outputs(branch, index), strict=True):
+            assert np.array_equal(a, b)
+    with pytest.raises(Exception, match="Out of range"):
+        outputs(Branches(file).model(0), np.full((1, 1), 4, np.float32))
+
+
 def test_the_stage_is_for_choosing_only() -> None:
     graph = ExactGraph(0)
     branches = [([helper.make_node("Cast", ["stage"], [f"number{i}"], to=1)], [f"number{i}"]) for i in range(2)]

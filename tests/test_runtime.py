@@ -271,7 +271,7 @@ def test_cards_are_sound() -> None:
         assert model_for(card.wire_id, card.weights_prefix) is card
         file = onnxfile.read(card.file.read_bytes())
         assert proof.check(file) < proof.EXACT_LIMIT
-        assert {card.for_codes, card.quick, card.medium, card.large} <= {"", *names}
+        assert {card.for_codes, card.quick, card.medium, card.large, card.large_slow} <= {"", *names}
         assert (file.metadata.get("gencodec.adapts", "[]") != "[]") == card.file.with_suffix(".step.onnx").exists()
 
 

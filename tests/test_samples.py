@@ -57,14 +57,16 @@ def installed(monkeypatch: pytest.MonkeyPatch, tiny_file: Path, adaptive_file: P
         for name, wire_id, file, aliases, for_codes in (
             ("photo-own.1", 60001, tiny_file, ("own",), "photo-owncodes.1"),
             ("photo-owncodes.1", 60002, adaptive_file, (), ""),
-            ("photo-ownquick.1", 60003, tiny_file, (), "photo-quickcodes.1"),
+            ("photo-ownquick.1", 60003, tiny_file, (), ""),
             ("photo-quickcodes.1", 60004, adaptive_file, (), ""),
-            ("photo-ownmedium.1", 60006, tiny_file, (), "photo-owncodes.1"),
-            ("photo-ownlarge.1", 60005, tiny_file, (), "photo-quickcodes.1"),
+            ("photo-ownmedium.1", 60006, tiny_file, (), ""),
+            ("photo-ownlarge.1", 60005, tiny_file, (), ""),
+            ("photo-ownlarge_slow.1", 60007, tiny_file, (), ""),
         )
     ]
-    smaller = {name: f"photo-own{name}.1" for name in ("quick", "medium", "large")}
+    smaller = {name: f"photo-own{name}.1" for name in ("quick", "medium", "large", "large_slow")}
     cards[0] = replace(cards[0], **smaller)
+    cards[1] = replace(cards[1], quick="photo-quickcodes.1", large="photo-quickcodes.1")
     monkeypatch.setattr(registry, "MODELS", (*registry.MODELS, *cards))
 
 
@@ -126,11 +128,11 @@ def test_colors_stay_colors(model: str) -> None:
         ("own", 4, False, "photo-ownmedium.1"),
         ("own", 5, False, "photo-own.1"),
         ("own", 9, False, "photo-own.1"),
-        ("own", 9, True, "photo-ownmedium.1"),
+        ("own", 9, True, "photo-ownlarge_slow.1"),
         ("own", 1, True, "photo-ownquick.1"),
         ("own", 2, True, "photo-ownlarge.1"),
         ("own", 5, True, "photo-ownlarge.1"),
-        ("own", 6, True, "photo-ownmedium.1"),
+        ("own", 6, True, "photo-ownlarge_slow.1"),
         ("photo-own.1", 1, True, "photo-own.1"),
         ("photo-own.1", 5, True, "photo-own.1"),
     ],
@@ -141,6 +143,17 @@ def test_effort_and_size_choose_the_model(
     pixels = np.ascontiguousarray(made_of_codes()[..., 1:2])
     monkeypatch.setattr(choice, "LARGE", pixels.size - large)
     data = gencodec.compress(pixels, model=model, effort=effort, threads=1, device="cpu")
+    assert gencodec.info(data).model == expected
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(("effort", "expected"), [(5, "photo-quickcodes.1"), (6, "photo-owncodes.1")])
+def test_large_pictures_of_codes_have_models_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, effort: int, expected: str
+) -> None:
+    monkeypatch.setattr(choice, "LARGE", 0)
+    monkeypatch.setattr(choice, "model_wins", lambda *_: True)
+    data = gencodec.compress(made_of_codes(), model="own", effort=effort, threads=1, device="cpu")
     assert gencodec.info(data).model == expected
 
 
