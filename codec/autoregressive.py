@@ -177,7 +177,7 @@ class AutoregressiveCodec:
         d = self.distribution(rows)
         quantile = coders.pop_quantiles()
         level, left, length = self.tables.find(quantile, d.mean, d.scale, d.shape)
-        coders.restore(quantile - left, length)
+        coders.give_back(quantile - left, length)
         return level
 
     def decode_groups(self, tiling: Tiling, groups: list[Group], pixels: Pixels, origin: Box, report: Progress) -> None:

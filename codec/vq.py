@@ -212,7 +212,7 @@ class VQCodec:
         every = slice(None) if coded is None else coded
         quantile = coders.pop_quantiles()
         result[every], left, length = find(frequencies[every], quantile)
-        coders.restore(quantile - left, length)
+        coders.give_back(quantile - left, length)
         return result
 
     def decode_groups(
