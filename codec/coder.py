@@ -67,6 +67,10 @@ class Stack(Protocol):
         """Finish popping: give back where within their intervals, of these lengths, the quantiles lay."""
         ...
 
+    def give_back(self, rest: Index, length: Index) -> None:
+        """What `restore` does, without keeping `bits` up to date: for decoders that are in a hurry."""
+        ...
+
     def push_uniform(self, value: Index, size: Index | int) -> None:
         """Push numbers (n,), each equally likely below its size, a number or (n,), of at most 2**16."""
         ...
@@ -152,7 +156,6 @@ class IntervalCoder:
         self.give_back(rest, length)
 
     def give_back(self, rest: Index, length: Index) -> None:
-        """What `restore` does, without keeping `bits` up to date: for decoders that are in a hurry."""
         size = NARROWED.take(length)
         if (rest >= size).any():
             raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
@@ -277,8 +280,12 @@ class RandomCoder:
     def pop_quantiles(self, count: int) -> Index:
         return self.rng.integers(0, TOTAL, count)
 
-    def restore(self, rest: Index, length: Index) -> None:  # noqa: ARG002
+    def restore(self, rest: Index, length: Index) -> None:
         self.bits -= information(length)
+        self.give_back(rest, length)
+
+    def give_back(self, rest: Index, length: Index) -> None:
+        """Do nothing: there are random bits enough."""
 
     def push_uniform(self, value: Index, size: Index | int) -> None:
         self.bits += float(np.log2(np.broadcast_to(size, value.shape)).sum())
