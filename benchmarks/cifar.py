@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from gencodec import runtime
 from gencodec.codec.bitsback import GROUP, RESERVE, words_of
-from gencodec.codec.codecs import BITS_BACK, codec_of, planes_of, tile_codec
+from gencodec.codec.codecs import BITS_BACK, checked, codec_of, planes_of, tile_codec
 from gencodec.codec.coder import IntervalCoder
 from gencodec.evaluation import machine
 from gencodec.runtime import Model
@@ -119,11 +119,12 @@ def as_a_strip(model: Model, images: Pixels) -> Coded:
     """Code images (n, 32, 32, 3) as one picture of them below each other. Raises SystemExit where pixels differ."""
     strip = np.ascontiguousarray(images.reshape(-1, SIDE, 3))
     codec = codec_of(model)
-    begin = time.perf_counter()
-    encoded = codec.encode(strip, model)
-    middle = time.perf_counter()
-    decoded = codec.decode(encoded.payload, (len(strip), SIDE, 3), model)
-    end = time.perf_counter()
+    with checked(model):
+        begin = time.perf_counter()
+        encoded = codec.encode(strip, model)
+        middle = time.perf_counter()
+        decoded = codec.decode(encoded.payload, (len(strip), SIDE, 3), model)
+        end = time.perf_counter()
     check(decoded, strip, model)
     return Coded(len(encoded.payload), 0, encoded.estimate_bits, middle - begin, end - middle)
 

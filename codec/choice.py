@@ -46,8 +46,8 @@ CLOSE_MOST = 0.945
 PNG_FACTOR = 0.91
 
 SAMPLED_SHARE = 0.98
-"""What `sampled_webp` tells is taken as so much of it: on four pictures of 8 and 12 megapixels, each made of nine
-photographs, it was 0.998 to 1.000 of `quick_webp`."""
+"""What `sampled_webp` tells is taken as so much of it: on four pictures of 8 and 12 megapixels, made of nine photographs
+each, it was 0.998 to 1.004 of `quick_webp`."""
 
 PROBED_PIXELS = 1 << 15
 """Smaller images are compared in full, which takes a second: icons vary too much for a probe."""
@@ -112,7 +112,7 @@ def model_wins(pixels: Pixels, size: int, sure: float) -> bool:
         return ordinary.fits_png(pixels) and size < PNG_FACTOR * len(ordinary.encode_png(pixels, level=6))
     if size < sure:
         return True
-    was_sampled = sure and pixels.shape[0] * pixels.shape[1] > LARGE
+    was_sampled = sure > 0 and pixels.shape[0] * pixels.shape[1] > LARGE
     if was_sampled and size < _quickly(pixels, ordinary.quick_webp):
         return True
     return size < _below(ordinary.close_webp(pixels), pixels, CLOSE_FACTOR, CLOSE_SLOPE, CLOSE_MOST)

@@ -99,7 +99,7 @@ def lossy_codec_of(model: Model) -> LossyCodec:
 
         return hierarchy
     if model.family in LOSSY:
-        from gencodec.codec import vq  # type: ignore[attr-defined]
+        from gencodec.codec import vq
 
         return vq
     raise InvalidFile(f"the model {model.card.name} codes without loss, and the file claims to be lossy")

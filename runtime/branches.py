@@ -151,7 +151,7 @@ class Branches:
             protobuf.field(GRAPH_INITIALIZER, data) for name, data in self.graph.constants.items() if name in needed
         ]
         if WHOLE in needed:
-            constants.append(protobuf.field(GRAPH_INITIALIZER, tensor(WHOLE, -1)))
+            constants.append(protobuf.field(GRAPH_INITIALIZER, _number(WHOLE, -1)))
         graph = b"".join([*kept[::-1], *constants, self.graph.rest])
         return self.rest + protobuf.field(MODEL_GRAPH, graph)
 
@@ -198,7 +198,7 @@ def _graphs(attribute: memoryview) -> Iterator[tuple[str, memoryview]]:
         yield name if not place else f"{name}.{place}", graph
 
 
-def tensor(name: str, value: int) -> bytes:
+def _number(name: str, value: int) -> bytes:
     """A constant of one axis that holds one number of 64 bits."""
     raw = value.to_bytes(8, "little", signed=True)
     parts = ((TENSOR_DIMS, 1), (TENSOR_TYPE, INT64), (TENSOR_NAME, name.encode()), (TENSOR_RAW, raw))
