@@ -46,8 +46,8 @@ CLOSE_MOST = 0.945
 PNG_FACTOR = 0.91
 
 SAMPLED_SHARE = 0.98
-"""What `sampled_webp` tells is taken as so much of it: on four pictures of 8 and 12 megapixels, made of nine photographs
-each, it was 0.998 to 1.004 of `quick_webp`."""
+"""What `sampled_webp` tells is taken as so much of it: on four pictures of 8 and 12 megapixels, each made of nine
+photographs, it was 0.998 to 1.004 of `quick_webp`."""
 
 PROBED_PIXELS = 1 << 15
 """Smaller images are compared in full, which takes a second: icons vary too much for a probe."""
