@@ -31,7 +31,8 @@ from gencodec.runtime.protobuf import fields, message_of, text_of
 
 GRAPH_NODE, GRAPH_NAME, GRAPH_INPUT, GRAPH_OUTPUT = 1, 2, 11, 12
 NODE_INPUT, NODE_OUTPUT, NODE_KIND, NODE_ATTRIBUTE = 1, 2, 4, 5
-ATTRIBUTE_NAME, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 1, 6, 11
+ATTRIBUTE_NAME, ATTRIBUTE_NUMBER, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS, ATTRIBUTE_KIND = 1, 3, 6, 11, 20
+OF_NUMBER = 2
 VALUE_NAME = 1
 STAGE = "stage"
 WHOLE = "gencodec.whole"
@@ -66,11 +67,15 @@ class Node:
         return cls(data, names[NODE_KIND][-1], tuple(names[NODE_INPUT]), tuple(names[NODE_OUTPUT]), graphs, plain)
 
     @classmethod
-    def made(cls, kind: str, inputs: Sequence[str], output: str) -> Node:
-        """One without attributes."""
+    def made(cls, kind: str, inputs: Sequence[str], output: str, flag: str = "") -> Node:
+        """One whose attributes are as usual, but `flag`, which is 1."""
         texts = [(NODE_INPUT, name) for name in inputs] + [(NODE_OUTPUT, output), (NODE_KIND, kind)]
-        data = b"".join(protobuf.field(number, text.encode()) for number, text in texts)
-        return cls(data, kind, tuple(inputs), (output,))
+        parts = [protobuf.field(number, text.encode()) for number, text in texts]
+        if flag:
+            entries = ((ATTRIBUTE_NAME, flag.encode()), (ATTRIBUTE_NUMBER, 1), (ATTRIBUTE_KIND, OF_NUMBER))
+            attribute = b"".join(protobuf.field(number, value) for number, value in entries)
+            parts.append(protobuf.field(NODE_ATTRIBUTE, attribute))
+        return cls(b"".join(parts), kind, tuple(inputs), (output,), plain=not flag)
 
     def lookups(self) -> Iterator[Node]:
         """For a Gather from one axis of single values, what does the same in a seventh of the time.
@@ -82,7 +87,7 @@ class Node:
         yield Node.made("Shape", [index], extent)
         yield Node.made("Reshape", [index, WHOLE], line)
         yield Node.made("GatherElements", [table, line], values)
-        yield Node.made("Reshape", [values, extent], found)
+        yield Node.made("Reshape", [values, extent], found, "allowzero")
 
     def reads(self) -> Iterator[str]:
         """The names of what the node and the graphs within it depend on, and of what those compute themselves."""

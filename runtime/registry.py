@@ -314,7 +314,7 @@ def models_behind(name: str | Path) -> list[ModelCard]:
     found = [find_model(name)]
     if name in found[0].aliases:
         for card in found:  # which grows on the way
-            names = (card.for_codes, card.quick, card.medium, card.large, card.large_slow)
+            names = dict.fromkeys((card.for_codes, card.quick, card.medium, card.large, card.large_slow))
             found += [other for other in map(find_model, filter(None, names)) if other not in found]
     return found
 

@@ -171,12 +171,13 @@ def test_pictures_narrower_than_a_run_of_pixels_come_back(width: int) -> None:
 
 def test_of_large_images_parts_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What they tell is close to what the whole does; where it does not settle the matter, the whole is looked at."""
-    pixels = photo(1100, 240, 3) // 2 + np.random.default_rng(0).integers(0, 9, (1100, 240, 3), np.uint8)
-    whole = choice.sure_size(pixels)
-    quick = ordinary.quick_webp(pixels)
-    monkeypatch.setattr(ordinary, "STRIPE_PIXELS", 1 << 14)
+    pixels = photo(1600, 240, 3) // 2 + np.random.default_rng(0).integers(0, 9, (1600, 240, 3), np.uint8)
+    whole, quick = choice.sure_size(pixels), ordinary.quick_webp(pixels)
+    assert ordinary.sampled_webp(pixels) == quick  # too narrow
+    monkeypatch.setattr(ordinary, "LEAST_STRIPE", 240)
+    assert ordinary.sampled_webp(pixels) != quick
     assert ordinary.sampled_webp(pixels) == pytest.approx(quick, rel=0.05)
-    assert ordinary.sampled_webp(pixels[:952]) == ordinary.quick_webp(pixels[:952])  # for lack of a fourth stripe
+    assert ordinary.sampled_webp(pixels[:1535]) == ordinary.quick_webp(pixels[:1535])  # for lack of another stripe
     monkeypatch.setattr(choice, "LARGE", 200 * 240)
     sure = choice.sure_size(pixels)
     assert sure == pytest.approx(choice.SAMPLED_SHARE * whole, rel=0.05)
@@ -186,6 +187,16 @@ def test_of_large_images_parts_are_probed(monkeypatch: pytest.MonkeyPatch) -> No
     assert not looked
     assert choice.model_wins(pixels, int(whole) - 1, min(sure, whole - 2))
     assert looked
+
+
+def test_stripes_that_recur_do_not_mislead_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fourth of the rows, evenly spaced, that takes WebP twice as much as the others do."""
+    rng = np.random.default_rng(1)
+    pixels = np.repeat(rng.integers(0, 256, (1600, 240, 1), np.uint8), 3, 2)
+    for top in range(32, 1600, 64):
+        pixels[top : top + 16] = rng.integers(0, 256, (16, 240, 3), np.uint8)
+    monkeypatch.setattr(ordinary, "LEAST_STRIPE", 240)
+    assert ordinary.sampled_webp(pixels) < 1.25 * ordinary.quick_webp(pixels)
 
 
 def test_repeated_content_is_noticed() -> None:

@@ -115,13 +115,19 @@ def test_lookups_of_single_values_are_done_by_what_is_quick() -> None:
         branches.append((nodes, names))
     model = assembled(graph, branches, {"in0": 2}, {"out0": 2, "out1": 0}, "values")
     file = onnxfile.read(model.SerializeToString())
-    index = np.array([[3, 0, -1], [1, 1, 2]], np.float32)
+    indices = [
+        np.array([[3, 0, -1], [1, 1, 2]], np.float32),
+        *(np.zeros(shape, np.float32) for shape in [(2, 0), (0, 3)]),
+    ]
     for stage, expected in enumerate(("GatherElements", "Gather")):
         branch = Branches(file).model(stage)
         kinds = [node.op_type for node in onnx.load_from_string(branch).graph.node]
         assert [kind for kind in kinds if kind.startswith("Gather")] == [expected] * 2
-        for a, b in zip(outputs(file.replaced({"stage": np.array(stage)}), index), outputs(branch, index), strict=True):
-            assert np.array_equal(a, b)
+        onnx.checker.check_model(onnx.load_from_string(branch))
+        for index in indices:
+            whole = outputs(file.replaced({"stage": np.array(stage)}), index)
+            for a, b in zip(whole, outputs(branch, index), strict=True):
+                assert np.array_equal(a, b)
     with pytest.raises(Exception, match="Out of range"):
         outputs(Branches(file).model(0), np.full((1, 1), 4, np.float32))
 

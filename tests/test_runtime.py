@@ -24,7 +24,7 @@ from gencodec.codec import photo
 from gencodec.errors import GencodecError, InexactGraph, InvalidFile, UnknownModel, UsageError
 from gencodec.runtime import Model, find_model, list_models, load, model_for, onnxfile, proof
 from gencodec.runtime.onnxfile import OnnxFile
-from gencodec.runtime.registry import UNREGISTERED
+from gencodec.runtime.registry import UNREGISTERED, models_behind
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -257,6 +257,14 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 # the registry
+
+
+def test_the_models_behind_a_name_are_told_once() -> None:
+    assert len(models_behind("photo-base.5")) == 1
+    for alias in ("photo", "photo-codes"):
+        names = [card.name for card in models_behind(alias)]
+        assert len(names) > 1
+        assert len(set(names)) == len(names)
 
 
 def test_cards_are_sound() -> None:
