@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.network import BEGINNING, FLAGS, MISSING, RAISED, Array, Geometry
+from gencodec.codec.network import BEGINNING, FLAGS, MISSING, Array, Geometry, flags_of
 
 Mask = NDArray[np.bool_]
 
@@ -56,9 +56,7 @@ class TileFeatures:
             lines = self.traces[:, :, self.above - up + band.start : self.above - up + band.stop]
             result[i * g.traces : (i + 1) * g.traces] = lines[..., self.left + dx : self.left + dx + self.width]
         row = np.arange(band.start, band.stop)[:, None]
-        column = np.arange(self.width)
-        for flag, value in zip(result[-FLAGS:], (row == 0, column == 0, row & 1, column & 1), strict=True):
-            np.multiply(value, RAISED, out=flag, casting="unsafe")
+        result[-FLAGS:] = flags_of(row, np.arange(self.width))[:, None]
         return result.reshape(g.near_rows, -1)
 
     def pools(self, band: slice) -> tuple[Array, Array]:

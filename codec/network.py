@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from gencodec.runtime import Model
 
 Array = NDArray[np.float32]
+Index = NDArray[np.int64]
 MISSING = -1
 """Gray level of context pixels above a tile, for models whose edge is "missing"."""
 BEGINNING = 128
 """Gray level left of a tile's first row."""
 FLAGS = 4
+FIRST_COLUMN = 1
+"""The number among them of the one that tells a tile's first column."""
 RAISED = 32
 """What a flag that holds is given as."""
 FINE_FORMAT = "3"
@@ -185,6 +188,12 @@ class FirstNetwork(Network):
 
     def trace(self, around: Neighborhood, pixel: Array) -> Array:
         return self._run(self.TRACE, around.kept[: self.inner], pixel, around.base)[0]
+
+
+def flags_of(row: Index, column: Index) -> Array:
+    """The flags (FLAGS, ...) of pixels by their rows and columns in a tile, which are spread over each other."""
+    flags = np.broadcast_arrays(row == 0, column == 0, row & 1, column & 1)
+    return np.stack(flags).astype(np.float32) * RAISED
 
 
 def floored_means(sums: Array, counts: Array) -> Array:

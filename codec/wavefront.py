@@ -13,12 +13,18 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.network import BEGINNING, FLAGS, MISSING, RAISED, Array, Geometry
+from gencodec.codec.network import (
+    BEGINNING,
+    FIRST_COLUMN,
+    FLAGS,
+    MISSING,
+    RAISED,
+    Array,
+    Geometry,
+    Index,
+    flags_of,
+)
 from gencodec.codec.tiling import Box
-
-Index = NDArray[np.int64]
-FIRST_COLUMN = 1
-"""Number of the flag of a tile's first column."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,9 @@ class Wavefront:
     def __init__(self, schedule: Schedule, geometry: Geometry):
         self.schedule, self.geometry = schedule, g = schedule, geometry
         tiles, rows = len(schedule.tiles), schedule.height
-        self.flags = [flags_at(step, rows, g.lag) for step in range(2)]
+        row = np.arange(rows)
+        # at even and odd steps, as if none of the rows had begun
+        self.flags = [flags_of(row, step - g.lag * row) for step in (-2, -1)]
         back = max(g.lag * up - first for up, (first, _) in enumerate(g.reach))
         self.pixels = History(3, tiles, rows, above=g.above, past=back, future=g.lag)
         self.pixels.buffer[...] = BEGINNING
@@ -227,10 +235,3 @@ class Wavefront:
         run = self.runs.at(step, lanes)
         np.add(self.runs.at(step - 1, lanes), self.traces.at(step, lanes)[:n], out=run)
         run -= self.traces.at(step - g.pool_columns, lanes)[:n]
-
-
-def flags_at(step: int, rows: int, lag: int) -> Array:
-    """The flags (FLAGS, rows) of all lanes at steps of the parity of `step`, none of them in its first column."""
-    row = np.arange(rows)
-    column = step - lag * row
-    return np.stack([row == 0, row < 0, row & 1, column & 1]).astype(np.float32) * RAISED
