@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,29 +16,29 @@ from tests.command_line import ENVIRONMENT, command, gencodec, process
 # Terminals
 
 
-def test_binary_to_a_terminal_is_refused(picture: Path) -> None:
-    leader, terminal = pty.openpty()
-    try:
-        done = process("compress", picture, "-o", "-", stdout=terminal)
-    finally:
-        os.close(terminal)
-        os.close(leader)
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Open a terminal: the end that reads what it shows, and its own."""
+    ends = pty.openpty()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def test_binary_to_a_terminal_is_refused(picture: Path, terminal: tuple[int, int]) -> None:
+    done = process("compress", picture, "-o", "-", stdout=terminal[1])
     assert done.returncode == 2
     assert b"terminal" in done.stderr
 
 
-def test_an_image_from_a_terminal_is_refused(folder: Path) -> None:
-    leader, terminal = pty.openpty()
-    try:
-        done = process("compress", "-", stdin=terminal)
-    finally:
-        os.close(terminal)
-        os.close(leader)
+@pytest.mark.usefixtures("folder")
+def test_an_image_from_a_terminal_is_refused(terminal: tuple[int, int]) -> None:
+    done = process("compress", "-", stdin=terminal[1])
     assert done.returncode == 2
     assert b"terminal" in done.stderr
 
 
-def test_progress_and_notes_only_on_a_terminal(picture: Path) -> None:
+def test_progress_and_notes_only_on_a_terminal(picture: Path, terminal: tuple[int, int]) -> None:
     before = (
         "from gencodec.codec import api\n"
         "def compress(image, *, progress, note, **_):\n"
@@ -46,13 +47,8 @@ def test_progress_and_notes_only_on_a_terminal(picture: Path) -> None:
         "    return b'data'\n"
         "api.compress = compress"
     )
-    leader, terminal = pty.openpty()
-    try:
-        done = process("compress", picture, "-o", "-", before=before, stderr=terminal)
-        shown = os.read(leader, 1 << 16).decode()
-    finally:
-        os.close(terminal)
-        os.close(leader)
+    done = process("compress", picture, "-o", "-", before=before, stderr=terminal[1])
+    shown = os.read(terminal[0], 1 << 16).decode()
     assert (done.returncode, done.stdout) == (0, b"data")
     assert "37%" in shown
     assert "a.png: step 3 of 7" in shown
