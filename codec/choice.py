@@ -92,12 +92,12 @@ def suits_model(color: Pixels) -> bool:
 def sure_size(pixels: Pixels) -> float:
     """Bytes below which a file is surely smaller than WebP's at full effort, as far as one quick look tells.
 
-    Of images of more than LARGE pixels parts are looked at, and what they tell is taken as a little less.
+    Of large images parts are looked at, and what they tell is taken as a little less.
     """
     height, width, _ = pixels.shape
     if height * width < PROBED_PIXELS or not ordinary.fits_webp(pixels) or repeated_share(pixels) >= FEW_REPEATS:
         return 0.0
-    if height * width > LARGE:
+    if _is_sampled(pixels):
         return SAMPLED_SHARE * _quickly(pixels, ordinary.sampled_webp)
     return _quickly(pixels, ordinary.quick_webp)
 
@@ -113,10 +113,14 @@ def model_wins(pixels: Pixels, size: int, sure: float) -> bool:
         return ordinary.fits_png(pixels) and size < PNG_FACTOR * len(ordinary.encode_png(pixels, level=6))
     if size < sure:
         return True
-    was_sampled = sure > 0 and pixels.shape[0] * pixels.shape[1] > LARGE
-    if was_sampled and size < _quickly(pixels, ordinary.quick_webp):
+    if sure > 0 and _is_sampled(pixels) and size < _quickly(pixels, ordinary.quick_webp):
         return True
     return size < _below(ordinary.close_webp(pixels), pixels, CLOSE_FACTOR, CLOSE_SLOPE, CLOSE_MOST)
+
+
+def _is_sampled(pixels: Pixels) -> bool:
+    """Whether the first look is at parts of the image alone."""
+    return pixels.shape[0] * pixels.shape[1] > LARGE and ordinary.has_stripes(pixels)
 
 
 def _quickly(pixels: Pixels, probe: Callable[[Pixels], int]) -> float:

@@ -43,7 +43,7 @@ STRIPE, LEAST_STRIPE = 16, 1024
 """Rows of a stripe that `sampled_webp` looks at, and its least columns: less of each would cost WebP more than it does
 in the whole picture."""
 FEWEST_STRIPES = 24
-"""Of which that looks; at all of pictures that have too few rows."""
+"""At which that looks."""
 
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _JXL_SIGNATURE = b"\xff\x0a"
@@ -136,11 +136,14 @@ def quick_webp(pixels: Pixels) -> int:
     return sum(len(encode_webp(band, quality=20, method=1)) for band in bands(pixels))
 
 
+def has_stripes(pixels: Pixels) -> bool:
+    """Whether the samples have enough rows, and wide ones, for `sampled_webp`."""
+    return len(pixels) // STRIPE // 4 >= FEWEST_STRIPES and pixels.shape[1] >= LEAST_STRIPE
+
+
 def sampled_webp(pixels: Pixels) -> int:
-    """About as many as `quick_webp`, by one of every four stripes of rows, at random, where these are many and wide."""
+    """About as many as `quick_webp`, by one of every four stripes of rows, at random; they must be many and wide."""
     count = len(pixels) // STRIPE // 4
-    if count < FEWEST_STRIPES or pixels.shape[1] < LEAST_STRIPE:
-        return quick_webp(pixels)
     tops = STRIPE * (4 * np.arange(count) + np.random.default_rng(0).integers(0, 4, count))
     found = sum(len(encode_webp(pixels[top : top + STRIPE], quality=20, method=1)) for top in tops.tolist())
     return found * len(pixels) // (count * STRIPE)

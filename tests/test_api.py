@@ -173,13 +173,14 @@ def test_of_large_images_parts_are_probed(monkeypatch: pytest.MonkeyPatch) -> No
     """What they tell is close to what the whole does; where it does not settle the matter, the whole is looked at."""
     pixels = photo(1600, 240, 3) // 2 + np.random.default_rng(0).integers(0, 9, (1600, 240, 3), np.uint8)
     whole, quick = choice.sure_size(pixels), ordinary.quick_webp(pixels)
-    assert ordinary.sampled_webp(pixels) == quick  # too narrow
-    monkeypatch.setattr(ordinary, "LEAST_STRIPE", 240)
-    assert ordinary.sampled_webp(pixels) != quick
-    assert ordinary.sampled_webp(pixels) == pytest.approx(quick, rel=0.05)
-    assert ordinary.sampled_webp(pixels[:1535]) == ordinary.quick_webp(pixels[:1535])  # for lack of another stripe
     monkeypatch.setattr(choice, "LARGE", 200 * 240)
+    assert choice.sure_size(pixels) == whole  # too narrow
+    monkeypatch.setattr(ordinary, "LEAST_STRIPE", 240)
+    assert ordinary.has_stripes(pixels[:1536])
+    assert not ordinary.has_stripes(pixels[:1535])
+    assert ordinary.sampled_webp(pixels) == pytest.approx(quick, rel=0.05)
     sure = choice.sure_size(pixels)
+    assert sure != whole
     assert sure == pytest.approx(choice.SAMPLED_SHARE * whole, rel=0.05)
     looked: list[int] = []
     monkeypatch.setattr(ordinary, "quick_webp", lambda _: looked.append(0) or quick)
