@@ -12,6 +12,7 @@ with the mean in sixteenths of a gray level, so that every gray level has at lea
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,10 @@ LEVELS = 256
 RATE_BITS = 8
 GUESS_BITS = 4
 """Lower bits of quantiles that first candidates are found without: more would make more of them wrong."""
+FEW_WRONG = 4
+"""Up to so many wrong candidates are looked up one by one."""
+INNER_EDGES = range(1, LEVELS)
+"""The levels that begin within a row, not at its ends."""
 FAR = 1 << 20
 SCALES_PER_OCTAVE = 6
 COLDEST = 2.0**-10
@@ -62,8 +67,9 @@ class Tables:
         self.bits = bits
         self.half = (cdf.shape[1] - 1) // 2
         self.points = cdf.shape[1]
-        # small types: the tables compete with the network for the caches
-        self.cdf = cdf.ravel() if bits == TOTAL_BITS else cdf.ravel().astype(np.uint32) << (bits - TOTAL_BITS)
+        # a copy, for constants of files are not aligned; of a small type, for tables and network share the caches
+        self.cdf = cdf.ravel().astype(np.uint16 if bits == TOTAL_BITS else np.uint32) << (bits - TOTAL_BITS)
+        self.entries = memoryview(self.cdf)
         self.rate = rate.astype(np.int64)
         self.position = 16 * np.arange(LEVELS + 1, dtype=np.int64) - 8
         self.position[0], self.position[-1] = -FAR, FAR  # beyond every table's ends
@@ -105,12 +111,10 @@ class Tables:
         outside = _outside(quantile, left, length)
         if outside.any():
             wrong = np.flatnonzero(outside)
-            # mostly the neighbor on that side is right
-            level[wrong] += np.where(quantile[wrong] < left[wrong], -1, 1)
-            begin, end = self.edge(level[wrong] + self.ends, mean[wrong], rate[wrong], row[wrong])
-            left[wrong], length[wrong] = begin, end - begin
-            wrong = wrong[_outside(quantile[wrong], begin, end - begin)]
-            if len(wrong):
+            if len(wrong) <= FEW_WRONG:
+                for i in wrong.tolist():
+                    level[i], left[i], length[i] = self.sought(quantile[i], mean[i], rate[i], row[i])
+            else:
                 found = self.searched(quantile[wrong], mean[wrong], rate[wrong], row[wrong])
                 level[wrong], left[wrong], length[wrong] = found
         return level, left, length
@@ -128,6 +132,19 @@ class Tables:
         level >>= 4
         np.maximum(level, 0, out=level)
         return np.minimum(level, LEVELS - 1, out=level)
+
+    def sought(self, quantile: np.int64, mean: np.int64, rate: np.int64, row: np.int64) -> tuple[int, int, int]:
+        """The level of one quantile, and its interval: for a few of them the quickest."""
+        middle, points, sought, center = int(mean), int(rate), int(quantile), int(row)
+        half, cdf = self.half, self.entries
+
+        def edge(level: int) -> int:
+            at = (16 * level - 8 - middle) * points >> RATE_BITS
+            return cdf[center + max(-half, min(half, at))] + level
+
+        level = bisect_right(INNER_EDGES, sought, key=edge)
+        left = edge(level) if level else 0
+        return level, left, (edge(level + 1) if level < LEVELS - 1 else 1 << self.bits) - left
 
     def searched(self, quantile: Index, mean: Index, rate: Index, row: Index) -> tuple[Index, Index, Index]:
         """The levels of a few quantiles, and their intervals, by looking at all 257 edges of each."""

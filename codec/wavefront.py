@@ -129,6 +129,31 @@ class History:
         return self.steps(step, step, lanes, up)[0]
 
 
+class Ring:
+    """What the last steps left: (channels, tiles, rows) float32 a step, zero where a lane had no place at a step.
+
+    `past` steps are kept beside the present one. `above` lanes of zeros stand above the first row.
+    """
+
+    def __init__(self, channels: int, tiles: int, rows: int, *, above: int, past: int):
+        self.above, self.size = above, past + 1
+        self.buffer = np.zeros((self.size, channels, tiles, above + rows), np.float32)
+        self.first = [0] * self.size
+
+    def begin(self, step: int, lanes: slice) -> Array:
+        """Where to write the present step's lanes; neither end of which ever is less than that of a step before."""
+        slot = step % self.size
+        if self.first[slot] < lanes.start:  # what an earlier step left there
+            self.at(step, slice(self.first[slot], lanes.start))[...] = 0
+            self.first[slot] = lanes.start
+        return self.at(step, lanes)
+
+    def at(self, step: int, lanes: slice, up: int = 0) -> Array:
+        """The lanes `up` rows above `lanes` at a step; a view (channels, tiles, rows)."""
+        shift = self.above - up
+        return self.buffer[step % self.size, :, :, lanes.start + shift : lanes.stop + shift]
+
+
 class Wavefront:
     """The decoder's memory of one group: gives the network's inputs of a step, takes what was decoded there."""
 
@@ -143,21 +168,26 @@ class Wavefront:
         self.pixels.buffer[...] = BEGINNING
         if not g.repeats_edge:
             self.pixels.buffer[:, :, :, : g.above] = MISSING
-        back = max(*(g.lag * up - dx for up, dx in g.trace_at), g.row_pool, g.pool_columns)
+        back = max(*(g.lag * up - dx for up, dx in g.trace_at), 1 + g.row_pool, g.pool_columns)
         highest = max(up for up, _ in g.trace_at)
-        self.traces = History(1 + g.traces, tiles, rows, above=highest, past=back)
+        self.traces = Ring(1 + g.traces, tiles, rows, above=highest, past=back)
         self.slope = g.lag - 1
         back = 1 + self.slope * g.pool_rows
-        self.runs = History(1 + g.energies, tiles, rows, above=1 + g.pool_rows, past=back)
-        self.areas = History(1 + g.energies, tiles, rows, above=1, past=self.slope)
+        # sums of the row to the left; over `pool_columns` of it, its last pixel among them; over these of rows above
+        self.left = np.zeros((1 + g.energies, tiles, rows), np.float32)
+        self.runs = Ring(1 + g.energies, tiles, rows, above=1 + g.pool_rows, past=back)
+        self.areas = Ring(1 + g.energies, tiles, rows, above=1, past=self.slope)
 
     def begin(self, step: int) -> None:
-        """Make room for a step, and bring the sums of the rows above up to it."""
+        """Make room for a step, and bring the sums up to it."""
         if step and step % History.SPARE == 0:
-            for history in (self.pixels, self.traces, self.runs, self.areas):
-                history.advance()
+            self.pixels.advance()
         g, lanes = self.geometry, self.schedule.lanes(step, self.geometry.pool_columns)
-        area = self.areas.at(step, lanes)
+        n = g.energies + 1
+        left = self.left[:, :, lanes]
+        left += self.traces.at(step - 1, lanes)[:n]
+        left -= self.traces.at(step - 1 - g.row_pool, lanes)[:n]
+        area = self.areas.begin(step, lanes)
         np.add(self.areas.at(step - self.slope, lanes, 1), self.runs.at(step - 1, lanes, 1), out=area)
         area -= self.runs.at(step - 1 - self.slope * g.pool_rows, lanes, 1 + g.pool_rows)
 
@@ -190,7 +220,7 @@ class Wavefront:
         """Sums of energies (2 * energies, positions) and counts (2, positions)."""
         n = self.geometry.energies + 1
         sums = np.empty((2, n, len(self.schedule.tiles), lanes.stop - lanes.start), np.float32)
-        np.add.reduce(self.traces.steps(step - self.geometry.row_pool, step - 1, lanes)[:, :n], out=sums[0])
+        sums[0] = self.left[:, :, lanes]
         sums[1] = self.areas.at(step, lanes)
         counts = np.maximum(sums[:, 0], 1)
         return sums[:, 1:].reshape(2 * n - 2, -1), counts.reshape(2, -1)
@@ -199,7 +229,7 @@ class Wavefront:
         """Remember the pixels (3, positions) and traces (features, positions) of a step."""
         schedule, g = self.schedule, self.geometry
         extent = (len(schedule.tiles), lanes.stop - lanes.start)
-        here, kept = self.pixels.at(step, lanes), self.traces.at(step, lanes)
+        here, kept = self.pixels.at(step, lanes), self.traces.begin(step, lanes)
         here[...] = pixel.reshape(3, *extent)
         kept[0] = 1
         kept[1:] = trace.reshape(len(trace), *extent)
@@ -232,6 +262,6 @@ class Wavefront:
         g = self.geometry
         lanes = self.schedule.lanes(step, g.pool_columns)
         n = g.energies + 1
-        run = self.runs.at(step, lanes)
+        run = self.runs.begin(step, lanes)
         np.add(self.runs.at(step - 1, lanes), self.traces.at(step, lanes)[:n], out=run)
         run -= self.traces.at(step - g.pool_columns, lanes)[:n]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gencodec.codec.codecs import SPRITES
 from gencodec.codec.network import FINE_FORMAT
-from gencodec.codec.tables import FINE_BITS, LEVELS, TOTAL_BITS, Tables
+from gencodec.codec.tables import FEW_WRONG, FINE_BITS, LEVELS, TOTAL_BITS, Tables
 from gencodec.errors import InvalidFile
 from gencodec.runtime import Model, list_models, onnxfile
 
@@ -127,8 +127,27 @@ def test_wrong_guesses_do_not_matter(tables: Tables) -> None:
     expected = tables.find(quantile, mean, scale, shape)
     other = copy.copy(tables)
     other.guess = tables.guess[::-1].copy()
-    for a, b in zip(other.find(quantile, mean, scale, shape), expected, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for count in (len(quantile), FEW_WRONG):  # many are corrected together, few one by one
+        found = other.find(quantile[:count], mean[:count], scale[:count], shape[:count])
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b[:count])
+
+
+def test_single_levels_are_sought_like_many(tables: Tables) -> None:
+    """At the ends of rows and of gray levels too."""
+    rng = np.random.default_rng(3)
+    scales, shapes, total = sizes(tables)
+    mean, scale, shape = rng.choice(MEANS, 300), rng.integers(0, scales, 300), rng.integers(0, shapes, 300)
+    quantile = rng.integers(0, total, 300)
+    quantile[:100] = rng.choice([0, 1, total - 2, total - 1], 100)
+    rows = tables.rows(scale, shape)
+    found = [tables.sought(*each) for each in zip(quantile, mean, *rows, strict=True)]
+    np.testing.assert_array_equal(np.transpose(found), tables.searched(quantile, mean, *rows))
+
+
+def test_lookups_are_in_aligned_arrays(tables: Tables) -> None:
+    """A file's constants may begin anywhere, and numpy would copy a whole table for every lookup in it."""
+    assert tables.cdf.flags.aligned
 
 
 @pytest.mark.parametrize(

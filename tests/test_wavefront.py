@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gencodec.codec.features import TileFeatures
 from gencodec.codec.network import Array, Geometry
 from gencodec.codec.tiling import Box
-from gencodec.codec.wavefront import History, Schedule, Wavefront
+from gencodec.codec.wavefront import History, Ring, Schedule, Wavefront
 
 NARROW = Geometry(
     lag=3,
@@ -224,3 +224,21 @@ def test_a_history_keeps_what_was_written(past: int, future: int, above: int, co
             assert history.at(ahead, lanes, up)[0, 0].tolist() == expected
     last = history.steps(max(count - 1 - past, 0), count - 1, slice(0, rows))
     assert last.shape == (min(past + 1, count), 1, tiles, rows)
+
+
+@settings(max_examples=60)
+@given(past=st.integers(0, 5), above=st.integers(0, 3), lag=st.integers(1, 4), width=st.integers(1, 30))
+def test_a_ring_keeps_what_was_written_and_no_more(past: int, above: int, lag: int, width: int) -> None:
+    """Lanes that have no place at a step are zero there, whatever an earlier step left."""
+    tiles, rows = 2, 7
+    schedule = Schedule.of([Box(0, 0, width, rows)] * tiles, lag)
+    ring = Ring(1, tiles, rows, above=above, past=past)
+    for step in range(schedule.steps):
+        ring.begin(step, schedule.lanes(step))[...] = step + 1
+        for earlier in range(max(step - past, 0), step + 1):
+            lanes = schedule.lanes(earlier)
+            expected = np.zeros(above + rows)
+            expected[above + lanes.start : above + max(lanes.start, lanes.stop)] = earlier + 1
+            for up in range(above + 1):
+                found = ring.at(earlier, slice(0, rows), up)
+                np.testing.assert_array_equal(found, np.broadcast_to(expected[above - up :][:rows], found.shape))
