@@ -28,6 +28,8 @@ RUN = 1 << 10
 """Symbols of a cut."""
 WHOLE_BITS = 12
 """Bits of a place within an interval out of 2**FINE_BITS that are popped as one number; those below are plain bits."""
+PLAIN_BITS = np.array([number.bit_length() for number in range(1 << FINE_BITS - WHOLE_BITS)], np.int64)
+"""How many these are, by the upper bits of the interval's length."""
 DRAWN = 16
 """Bits that a symbol may draw from the stack before it is pushed."""
 _stream: Any = constriction.stream  # type: ignore[attr-defined]  # a native module without stubs
@@ -230,41 +232,55 @@ class FineCoder(IntervalCoder):
         self.give_back(rest, length)
 
     def give_back(self, rest: Index, length: Index) -> None:
-        sizes, plain, open_ = _parts(length)
-        upper = rest >> plain
-        if (upper >= length >> plain).any():
-            raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
-        has_plain = plain > 0
-        parts = np.concatenate([upper[open_], (rest - (upper << plain))[has_plain]])
-        self.stack.encode_reverse(parts.astype(np.int32), _ANY, sizes)
+        parts = _Parts(length)
+        self.stack.encode_reverse(parts.of(rest), _ANY, parts.sizes)
 
     def _put(self, left: Index, length: Index) -> None:
         """Push a block of symbols."""
-        sizes, plain, open_ = _parts(length)
-        rest = _joined(self.stack.decode(_ANY, sizes), plain, open_)
+        parts = _Parts(length)
+        rest = parts.joined(self.stack.decode(_ANY, parts.sizes))
         self.stack.encode_reverse((left + rest).astype(np.int32), _FINE_QUANTILE)
 
 
-def _parts(length: Index) -> tuple[NDArray[np.int32], Index, NDArray[np.bool_]]:
-    """How many numbers each part of places within intervals can be; their plain bits (n,); and who has an upper part.
+class _Parts:
+    """The two parts of places within intervals out of 2**FINE_BITS, of these lengths (n,)."""
 
-    First stand the upper parts of those that have one, intervals of more than one unit, then the plain ones likewise.
-    """
-    # the exponent of a float32 is the position of a number's highest bit
-    highest = (length.astype(np.float32).view(np.int32) >> 23) - 127
-    plain = np.maximum(highest - (WHOLE_BITS - 1), 0).astype(np.int64)
-    open_ = length > 1
-    return np.concatenate([(length >> plain)[open_], (1 << plain)[plain > 0]]).astype(np.int32), plain, open_
+    def __init__(self, length: Index):
+        self.plain = PLAIN_BITS.take(length >> WHOLE_BITS)
+        """Plain bits, (n,)."""
+        self.upper = length >> self.plain
+        """How many numbers the other part can be, (n,)."""
+        self.has_plain = np.flatnonzero(self.plain)
+        self.open: Index | None = None
+        """Who has an upper part, intervals of more than one unit; None for all."""
+        if length.min(initial=2) < 2:
+            self.open = np.flatnonzero(length > 1)
 
+    @property
+    def sizes(self) -> NDArray[np.int32]:
+        """How many numbers each part can be: first stand the upper ones of those that have one, then the plain ones."""
+        upper = self.upper if self.open is None else self.upper.take(self.open)
+        return np.concatenate([upper, 1 << self.plain.take(self.has_plain)]).astype(np.int32)
 
-def _joined(parts: NDArray[np.int32], plain: Index, open_: NDArray[np.bool_]) -> Index:
-    """Places (n,) within intervals of their popped parts, in the order of `_parts`."""
-    rest = np.zeros(len(plain), np.int64)
-    count = int(open_.sum())
-    rest[open_] = parts[:count]
-    rest <<= plain
-    rest[plain > 0] += parts[count:]
-    return rest
+    def of(self, rest: Index) -> NDArray[np.int32]:
+        """Places (n,) in parts, in the order of `sizes`. Raises `InvalidFile` for what no coder puts there."""
+        upper = rest >> self.plain
+        if (upper >= self.upper).any():
+            raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
+        low = (rest - (upper << self.plain)).take(self.has_plain)
+        return np.concatenate([upper if self.open is None else upper.take(self.open), low]).astype(np.int32)
+
+    def joined(self, parts: NDArray[np.int32]) -> Index:
+        """Places (n,) of their popped parts, in the order of `sizes`."""
+        upper, low = np.split(parts, [len(parts) - len(self.has_plain)])
+        if self.open is None:
+            rest = upper.astype(np.int64)
+        else:
+            rest = np.zeros(len(self.plain), np.int64)
+            rest[self.open] = upper
+        rest <<= self.plain
+        rest[self.has_plain] += low
+        return rest
 
 
 class RandomCoder:

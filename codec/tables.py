@@ -69,7 +69,7 @@ class Tables:
         self.points = cdf.shape[1]
         # a copy, for constants of files are not aligned; of a small type, for tables and network share the caches
         self.cdf = cdf.ravel().astype(np.uint16 if bits == TOTAL_BITS else np.uint32) << (bits - TOTAL_BITS)
-        self.entries = memoryview(self.cdf)
+        self.entries = self.cdf.data
         self.rate = rate.astype(np.int64)
         self.position = 16 * np.arange(LEVELS + 1, dtype=np.int64) - 8
         self.position[0], self.position[-1] = -FAR, FAR  # beyond every table's ends
