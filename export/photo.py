@@ -31,11 +31,11 @@ from gencodec.export.stages import assembled
 from gencodec.export.values import Value, joined, uniform
 from gencodec.models.photo import BANK, DRIFT, ENERGY, FLAG, LEVELS, MEAN, PIXEL, Head, Photo
 from gencodec.models.quantize import Grid, set_exact
-from gencodec.models.shapes import SCALE_OF_ONE, SCALES_PER_OCTAVE, TOTAL_BITS, Shapes, kernel_cdfs
+from gencodec.models.shapes import FINE_BITS, SCALE_OF_ONE, SCALES_PER_OCTAVE, TOTAL_BITS, Shapes, kernel_cdfs
 
 INPUTS = "abcd"
-FORMAT = "3"
-"""Version of what the stages take and give, and of what table rows sum to."""
+FORMATS = {TOTAL_BITS: "2", FINE_BITS: "3"}
+"""Version of what the stages take and give, by the logarithm of what table rows sum to."""
 CDF_POINTS_PER_SCALE = 256
 CDF_REACH = 32
 """The shapes' distribution functions are tabulated from -CDF_REACH to CDF_REACH scales."""
@@ -136,7 +136,7 @@ def export_photo(photo: Photo, target: Path, card: dict[str, str], tiles: Tensor
     model = assembled(graph, branches, dict.fromkeys(INPUTS, 2), dict.fromkeys("yz", 2), "photo")
     metadata = {
         "family": "photo",
-        "format": FORMAT,
+        "format": FORMATS[photo.config.total_bits],
         "config": json.dumps(asdict(photo.config)),
         "proof": json.dumps(graph.proof),
         "adapts": json.dumps(adapts),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gencodec.errors import InvalidFile, UsageError
 from gencodec.export.adaptation import adaptable
+from gencodec.export.photo import FORMATS
 from gencodec.models.families import find_family
 from gencodec.models.photo import Photo
 from gencodec.models.quantize import ExactLinear
@@ -27,6 +28,7 @@ FIXED = {f"trace.photo.{name}": name for name in ("inner", "errors")}
 """The layers that do not adapt, as `adaptable` has those that do."""
 FIRST_FORMAT = "1"
 """Of models whose tiles had other edges."""
+BITS_OF_FORMATS = {version: bits for bits, version in FORMATS.items()}
 LEAST = 1e-12
 """The least weight of a kernel in a shape's mixture."""
 
@@ -39,10 +41,11 @@ def write_checkpoint(model: Model, target: Path) -> None:
         raise UsageError(f"a training cannot start from {model.card.name}: such networks are not trained any more")
     family = find_family(model.family)
     try:
-        config = family.sized({name: _tuples(value) for name, value in model.config.items()})
+        sizes = {name: _tuples(value) for name, value in model.config.items()}
+        config = family.sized({"total_bits": BITS_OF_FORMATS[model.format], **sizes})
         network = Photo(config)
         restore(network, model)
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidFile(f"the model {model.card.name} is not built as it says") from error
     state: dict[str, Any] = {"family": family.name, "config": asdict(config), "averaged": network.state_dict()}
     torch.save({**state, "steps": 0}, target)

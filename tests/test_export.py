@@ -21,13 +21,14 @@ from torch.nn import functional as F
 from gencodec.codec import photo as photo_codec
 from gencodec.codec.adaptation import REFERENCE
 from gencodec.codec.tiling import Tiling
-from gencodec.errors import InexactGraph
+from gencodec.errors import InexactGraph, UsageError
 from gencodec.export.adaptation import adaptable
 from gencodec.export.exact import EXACT_LIMIT, ExactGraph
 from gencodec.export.lower import grids, lower
 from gencodec.export.photo import export_photo
 from gencodec.export.values import Value, uniform
 from gencodec.models import quantize
+from gencodec.models.families import find_family
 from gencodec.models.photo import Photo
 from gencodec.models.quantize import ExactLinear, Grid, Group, Mean, Snap, Table, set_exact
 from gencodec.runtime import Model, load, onnxfile, proof
@@ -466,3 +467,21 @@ def test_features_may_be_coarser_or_finer(tiny_photo: Photo, tmp_path: Path, bit
     found = photo_codec.encode(pixels, model).estimate_bits
     assert found == pytest.approx(bits_of(other, pixels), rel=5e-4)
     assert found != pytest.approx(bits_of(tiny_photo, pixels), rel=1e-7)
+
+
+@pytest.mark.parametrize(("bits", "version"), [(16, "2"), (20, "3")])
+def test_tables_are_as_fine_as_the_network_says(tiny_photo: Photo, tmp_path: Path, bits: int, version: str) -> None:
+    other = Photo(replace(tiny_photo.config, total_bits=bits))
+    other.load_state_dict(tiny_photo.state_dict())
+    export_photo(other, tmp_path / "other.onnx", {"licence": "none"})
+    model = load(tmp_path / "other.onnx", threads=1, device="cpu")
+    assert model.format == version
+    pixels = smooth_picture(61, 90, 4, seed=2)
+    encoded = photo_codec.encode(pixels, model)
+    assert encoded.estimate_bits == pytest.approx(bits_of(other, pixels), rel=5e-4)
+    np.testing.assert_array_equal(photo_codec.decode(encoded.payload, pixels.shape, model), pixels)
+
+
+def test_tables_of_other_sums_are_refused() -> None:
+    with pytest.raises(UsageError, match="total_bits of a photo network is 16 or 20, not 17"):
+        find_family("photo").configured(["total_bits=17"])

@@ -48,6 +48,13 @@ def test_what_is_restored_exports_to_the_same_weights(adaptive: Model, slopes: T
                 np.testing.assert_array_equal(new, own.astype(np.float64) * factor)
 
 
+@pytest.mark.parametrize(("name", "bits"), [("photo-small.1", 16), ("photo-base.5", 20)])
+def test_tables_stay_as_fine_as_they_are(name: str, bits: int, tmp_path: Path) -> None:
+    """Also those of models whose configuration does not say so."""
+    write_checkpoint(load(name, threads=1, device="cpu"), tmp_path / "a.pt")
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["config"]["total_bits"] == bits
+
+
 def test_other_families_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"not from glow-base\.1"):
         write_checkpoint(load("glow-base.1", threads=1, device="cpu"), tmp_path / "a.pt")
