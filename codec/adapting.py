@@ -41,8 +41,9 @@ SLOW = 200
 """Fewer steps than this begin slower: they have no time to settle."""
 WARMUP = 10
 """Steps in which the rate rises."""
-PRICE = 1.6
-"""Weight of the changes' bits in the loss: more than 1, since what they gain on some pixels is less on the others."""
+PRICE, WIDE_PRICE = 1.6, 1.25
+"""Weight of the changes' bits in the loss: more than 1, since what they gain on some pixels is less on the others, and
+they take more than the loss says. The second one is for networks with layers of WIDE_ROWS and more."""
 PARTS = 2
 """Batches of a step, which run side by side: each is small enough for a core's cache."""
 RUN = 16
@@ -204,7 +205,7 @@ class Adapter:
         for index in range(steps):
             bits, gradients = self.gradients(whole=index >= WHOLE * steps)
             pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)
-            price = PRICE / math.log(2) / self.symbols
+            price = (WIDE_PRICE if width >= WIDE_ROWS else PRICE) / math.log(2) / self.symbols
             moves = partial(Fit.move, pace=pace, price=price)
             list(self.workers.map(moves, self.fits, gradients))
             if report:

@@ -26,6 +26,10 @@ from gencodec.codec.network import (
 )
 from gencodec.codec.tiling import Box
 
+Whole = np.int16 | np.int32
+LARGEST_ENERGY = 255
+"""Of a pixel's traces; what else they hold is no larger."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -99,7 +103,7 @@ def coding_order(tiles: tuple[tuple[int, int], ...], lag: int) -> tuple[Index, I
 
 
 class History:
-    """What the last steps produced: (channels, tiles, rows) float32 a step, of which `past` are kept.
+    """What the last steps produced: (channels, tiles, rows) int16 a step, of which `past` are kept.
 
     Steps up to `future` ahead can be written beforehand. `above` lanes of margin stand above the first row. Before
     every SPARE-th step, `advance` is called.
@@ -110,7 +114,7 @@ class History:
 
     def __init__(self, channels: int, tiles: int, rows: int, *, above: int, past: int, future: int = 0):
         self.above = above
-        self.buffer = np.zeros((past + self.SPARE + future, channels, tiles, above + rows), np.float32)
+        self.buffer = np.zeros((past + self.SPARE + future, channels, tiles, above + rows), np.int16)
         self.origin = -past
 
     def advance(self) -> None:
@@ -119,28 +123,28 @@ class History:
         self.buffer[-self.SPARE :, :, :, self.above :] = 0
         self.origin += self.SPARE
 
-    def steps(self, first: int, last: int, lanes: slice, up: int = 0) -> Array:
+    def steps(self, first: int, last: int, lanes: slice, up: int = 0) -> NDArray[np.int16]:
         """Steps `first..last` of the lanes `up` rows above `lanes`; a view (steps, channels, tiles, rows)."""
         shift = self.above - up
         return self.buffer[first - self.origin : last + 1 - self.origin, :, :, lanes.start + shift : lanes.stop + shift]
 
-    def at(self, step: int, lanes: slice, up: int = 0) -> Array:
+    def at(self, step: int, lanes: slice, up: int = 0) -> NDArray[np.int16]:
         """One step; a view (channels, tiles, rows)."""
         return self.steps(step, step, lanes, up)[0]
 
 
 class Ring:
-    """What the last steps left: (channels, tiles, rows) float32 a step, zero where a lane had no place at a step.
+    """What the last steps left: (channels, tiles, rows) whole numbers a step, zero where a lane had no place at a step.
 
     `past` steps are kept beside the present one. `above` lanes of zeros stand above the first row.
     """
 
-    def __init__(self, channels: int, tiles: int, rows: int, *, above: int, past: int):
+    def __init__(self, channels: int, tiles: int, rows: int, kind: type[Whole], *, above: int, past: int):
         self.above, self.size = above, past + 1
-        self.buffer = np.zeros((self.size, channels, tiles, above + rows), np.float32)
+        self.buffer = np.zeros((self.size, channels, tiles, above + rows), kind)
         self.first = [0] * self.size
 
-    def begin(self, step: int, lanes: slice) -> Array:
+    def begin(self, step: int, lanes: slice) -> NDArray[Whole]:
         """Where to write the present step's lanes; neither end of which ever is less than that of a step before."""
         slot = step % self.size
         if self.first[slot] < lanes.start:  # what an earlier step left there
@@ -148,7 +152,7 @@ class Ring:
             self.first[slot] = lanes.start
         return self.at(step, lanes)
 
-    def at(self, step: int, lanes: slice, up: int = 0) -> Array:
+    def at(self, step: int, lanes: slice, up: int = 0) -> NDArray[Whole]:
         """The lanes `up` rows above `lanes` at a step; a view (channels, tiles, rows)."""
         shift = self.above - up
         return self.buffer[step % self.size, :, :, lanes.start + shift : lanes.stop + shift]
@@ -170,13 +174,16 @@ class Wavefront:
             self.pixels.buffer[:, :, :, : g.above] = MISSING
         back = max(*(g.lag * up - dx for up, dx in g.trace_at), 1 + g.row_pool, g.pool_columns)
         highest = max(up for up, _ in g.trace_at)
-        self.traces = Ring(1 + g.traces, tiles, rows, above=highest, past=back)
+        # small types: what is kept of the past competes with the network for the caches
+        largest = LARGEST_ENERGY * max(g.row_pool, g.pool_rows * g.pool_columns)
+        kind = np.int16 if largest <= np.iinfo(np.int16).max else np.int32
+        self.traces = Ring(1 + g.traces, tiles, rows, kind, above=highest, past=back)
         self.slope = g.lag - 1
         back = 1 + self.slope * g.pool_rows
         # sums of the row to the left; over `pool_columns` of it, its last pixel among them; over these of rows above
-        self.left = np.zeros((1 + g.energies, tiles, rows), np.float32)
-        self.runs = Ring(1 + g.energies, tiles, rows, above=1 + g.pool_rows, past=back)
-        self.areas = Ring(1 + g.energies, tiles, rows, above=1, past=self.slope)
+        self.left = np.zeros((1 + g.energies, tiles, rows), kind)
+        self.runs = Ring(1 + g.energies, tiles, rows, kind, above=1 + g.pool_rows, past=back)
+        self.areas = Ring(1 + g.energies, tiles, rows, kind, above=1, past=self.slope)
 
     def begin(self, step: int) -> None:
         """Make room for a step, and bring the sums up to it."""

@@ -130,7 +130,7 @@ def random_tiles(tiles: list[Box], seed: int, traces: int) -> tuple[Array, Array
         pixels[:, i, :, box.width :] = pixels[:, i, :, box.width - 1 : box.width]
         pixels[:, i, box.height :] = 0
         valid[i, : box.height, : box.width] = True
-    return pixels, rng.integers(0, 256, (traces, *valid.shape)).astype(np.float32) * valid, valid
+    return pixels, rng.integers(-128, 256, (traces, *valid.shape)).astype(np.float32) * valid, valid
 
 
 def features_of(
@@ -154,8 +154,25 @@ def features_of(
 @settings(max_examples=25)
 @given(tiles=tile_sets(), seed=st.integers(0, 999), band_rows=st.integers(1, 20))
 def test_full_image_and_stepwise_features_are_the_same(name: str, tiles: list[Box], seed: int, band_rows: int) -> None:
-    geometry = GEOMETRIES[name]
-    pixels, traces, valid = random_tiles(tiles, seed, geometry.traces)
+    pixels, traces, valid = random_tiles(tiles, seed, GEOMETRIES[name].traces)
+    assert_alike(tiles, pixels, traces, valid, GEOMETRIES[name], band_rows)
+
+
+@pytest.mark.parametrize("pool_rows", [8, 12])
+def test_sums_of_large_windows_are_held(pool_rows: int) -> None:
+    """Also those that 16 bits do not hold."""
+    geometry, tiles = replace(NARROW, pool_rows=pool_rows), [Box(0, 0, 60, 20)]
+    pixels, traces, valid = random_tiles(tiles, 1, geometry.traces)
+    traces[...] = 255
+    sums = features_of(pixels, traces, valid, geometry, 20)[2]
+    assert sums.max() == 255 * 12 * pool_rows
+    assert_alike(tiles, pixels, traces, valid, geometry, 20)
+
+
+def assert_alike(
+    tiles: list[Box], pixels: Array, traces: Array, valid: NDArray[np.bool_], geometry: Geometry, band_rows: int
+) -> None:
+    """The decoder, step by step, sees of every pixel what the encoder sees of whole tiles."""
     whole = features_of(pixels, traces, valid, geometry, band_rows)
     schedule = Schedule.of(tiles, geometry.lag)
     wavefront = Wavefront(schedule, geometry)
@@ -232,7 +249,7 @@ def test_a_ring_keeps_what_was_written_and_no_more(past: int, above: int, lag: i
     """Lanes that have no place at a step are zero there, whatever an earlier step left."""
     tiles, rows = 2, 7
     schedule = Schedule.of([Box(0, 0, width, rows)] * tiles, lag)
-    ring = Ring(1, tiles, rows, above=above, past=past)
+    ring = Ring(1, tiles, rows, np.int16, above=above, past=past)
     for step in range(schedule.steps):
         ring.begin(step, schedule.lanes(step))[...] = step + 1
         for earlier in range(max(step - past, 0), step + 1):
