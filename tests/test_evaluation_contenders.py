@@ -102,7 +102,7 @@ def test_models_are_contenders_at_an_effort_or_at_qualities(monkeypatch: pytest.
     assert [entry.name for entry in entries[:4]] == ["photo@1", "nice", "jxl-e3", "jpeg 5"]
     assert ours.make("photo@1", None, OPTIONS).effort == 1
     settings = ours.make("photo@1", None, OPTIONS).settings
-    assert all(name in settings for name in ("photo-base.5", "photo-base.3", "photo-codes.1", "photo-small.1"))
+    assert all(name in settings for name in ("photo-base.5", "photo-base.3", "photo-codes.2", "photo-small.1"))
     assert ours.make("photo-base.5", None, OPTIONS).settings.startswith("photo-base.5, weights ")
     sent = {}
     monkeypatch.setattr(ours.gencodec, "compress", lambda image, **options: sent.update(options) or b"")
