@@ -29,7 +29,7 @@ from gencodec.errors import UsageError
 if TYPE_CHECKING:
     from gencodec.runtime import Model
 
-STEPS = (0, 45, 90, 160, 220, 360, 540, 720, 1080)
+STEPS = (0, 45, 90, 160, 200, 360, 540, 720, 1080)
 WIDE_STEPS = (0, 80, 170, 310, 500, 700, 960, 1200, 1500)
 """Of gradient descent, by effort from 1 to 9; the second ones are for networks with layers of WIDE_ROWS and more."""
 WIDE_ROWS = 128
