@@ -243,7 +243,7 @@ class FineCoder(IntervalCoder):
 
 
 class _Parts:
-    """The two parts of places within intervals out of 2**FINE_BITS, of these lengths (n,)."""
+    """The two parts of places within intervals out of 2**FINE_BITS, of these lengths (n,), all less than that."""
 
     def __init__(self, length: Index):
         self.plain = PLAIN_BITS.take(length >> WHOLE_BITS)

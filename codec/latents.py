@@ -90,8 +90,8 @@ class Normals(Tables):
     Of thousands of latents, some would be anything by that share.
     """
 
-    def edge(self, level: Index, mean: Index, rate: Index, row: Index) -> Index:
-        return (super().edge(level, mean, rate, row) - level) * TOTAL // (TOTAL - LEVELS)
+    def begin(self, mass: Any, level: Any) -> Any:  # noqa: ARG002
+        return mass * np.int64(TOTAL) // (TOTAL - LEVELS)
 
     def guessed(self, quantile: Index, mean: Index, scale: Index, shape: Index) -> Index:
         return super().guessed((quantile * (TOTAL - LEVELS) >> TOTAL_BITS) + (mean >> 4), mean, scale, shape)

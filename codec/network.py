@@ -33,6 +33,8 @@ FINE_FORMAT = "3"
 """Of models whose table rows sum to 2**FINE_BITS."""
 WIDE = 96
 """Width of layers from which a trunk, when it is computed alone, is worth TRUNK_THREADS threads."""
+LEAST_LAG = 2
+"""Of rows behind those above, so that sums over windows above are known."""
 TRUNK_THREADS = 4
 NOTHING: Array = np.zeros((0, 0), np.float32)
 
@@ -124,6 +126,8 @@ class Network:
             self.bank, self.inner, hidden = (int(config[name]) for name in ("bank", "inner", "hidden"))
         except MALFORMED as error:
             raise InvalidFile(f"the model {model.card.name} does not say how it is built") from error
+        if self.geometry.lag < LEAST_LAG:
+            raise InvalidFile(f"the model {model.card.name} codes rows too close behind each other")
         self.wide = hidden >= WIDE
         self.trunk_model = model.with_threads(min(model.threads, TRUNK_THREADS)) if alone and self.wide else self.model
 

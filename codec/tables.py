@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,11 @@ class Tables:
         np.maximum(at, -self.half, out=at)
         np.minimum(at, self.half, out=at)
         at += row
-        return self.cdf.take(at) + level
+        return self.begin(self.cdf.take(at), level)
+
+    def begin(self, mass: Any, level: Any) -> Any:
+        """Where the intervals of levels begin, by what the distribution function has below them; numbers or arrays."""
+        return mass + level
 
     def rows(self, scale: Index, shape: Index) -> tuple[Index, Index]:
         """Rates and table centers of scale and shape indices."""
@@ -140,7 +145,7 @@ class Tables:
 
         def edge(level: int) -> int:
             at = (16 * level - 8 - middle) * points >> RATE_BITS
-            return cdf[center + max(-half, min(half, at))] + level
+            return int(self.begin(cdf[center + max(-half, min(half, at))], level))
 
         level = bisect_right(INNER_EDGES, sought, key=edge)
         left = edge(level) if level else 0

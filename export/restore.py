@@ -42,7 +42,7 @@ def write_checkpoint(model: Model, target: Path) -> None:
     family = find_family(model.family)
     try:
         sizes = {name: _tuples(value) for name, value in model.config.items()}
-        config = family.sized({"total_bits": BITS_OF_FORMATS[model.format], **sizes})
+        config = family.sized({**sizes, "total_bits": BITS_OF_FORMATS[model.format]})
         network = Photo(config)
         restore(network, model)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -39,6 +39,7 @@ FLAG = Grid(0, 32, 5)
 BANK = Grid(-2047, 2047, 7)
 GATE = Grid(-512, 511, 8)
 MEAN = Grid(-4080, 4080, 8)
+LEAST_SIZES = {"lag": 2, "energies": 1, "row_pool": 1, "pool_rows": 1, "pool_columns": 1}
 LEVELS = 16.0
 """Gray levels in one unit of the network's values."""
 
@@ -71,6 +72,9 @@ class PhotoConfig:
     def __post_init__(self) -> None:
         if self.total_bits not in (TOTAL_BITS, FINE_BITS):
             raise UsageError(f"total_bits of a photo network is {TOTAL_BITS} or {FINE_BITS}, not {self.total_bits}")
+        for name, least in LEAST_SIZES.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} of a photo network is at least {least}, not {getattr(self, name)}")
 
     @property
     def context(self) -> list[tuple[int, int]]:
