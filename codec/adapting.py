@@ -202,10 +202,10 @@ class Adapter:
         """Go so many steps."""
         width = max(NARROW, *(len(fit.start) for fit in self.fits))
         rate = RATE / math.sqrt(width) * min(1.0, math.sqrt(steps / SLOW))
+        price = (WIDE_PRICE if width >= WIDE_ROWS else PRICE) / math.log(2) / self.symbols
         for index in range(steps):
             bits, gradients = self.gradients(whole=index >= WHOLE * steps)
             pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)
-            price = (WIDE_PRICE if width >= WIDE_ROWS else PRICE) / math.log(2) / self.symbols
             moves = partial(Fit.move, pace=pace, price=price)
             list(self.workers.map(moves, self.fits, gradients))
             if report:

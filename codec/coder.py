@@ -259,16 +259,14 @@ class _Parts:
     @property
     def sizes(self) -> NDArray[np.int32]:
         """How many numbers each part can be: first stand the upper ones of those that have one, then the plain ones."""
-        upper = self.upper if self.open is None else self.upper.take(self.open)
-        return np.concatenate([upper, 1 << self.plain.take(self.has_plain)]).astype(np.int32)
+        return self._laid(self.upper, 1 << self.plain)
 
     def of(self, rest: Index) -> NDArray[np.int32]:
         """Places (n,) in parts, in the order of `sizes`. Raises `InvalidFile` for what no coder puts there."""
         upper = rest >> self.plain
         if (upper >= self.upper).any():
             raise InvalidFile("the coded pixels are damaged: a number lies where no coder puts one")
-        low = (rest - (upper << self.plain)).take(self.has_plain)
-        return np.concatenate([upper if self.open is None else upper.take(self.open), low]).astype(np.int32)
+        return self._laid(upper, rest - (upper << self.plain))
 
     def joined(self, parts: NDArray[np.int32]) -> Index:
         """Places (n,) of their popped parts, in the order of `sizes`."""
@@ -281,6 +279,11 @@ class _Parts:
         rest <<= self.plain
         rest[self.has_plain] += low
         return rest
+
+    def _laid(self, upper: Index, low: Index) -> NDArray[np.int32]:
+        """What belongs to both parts of each place, (n,) each, in the order of `sizes`."""
+        upper = upper if self.open is None else upper.take(self.open)
+        return np.concatenate([upper, low.take(self.has_plain)]).astype(np.int32)
 
 
 class RandomCoder:

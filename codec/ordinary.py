@@ -43,7 +43,7 @@ STRIPE, LEAST_STRIPE = 16, 1024
 """Rows of a stripe that `sampled_webp` looks at, and its least columns: less of each would cost WebP more than it does
 in the whole picture."""
 FEWEST_STRIPES = 24
-"""At which that looks."""
+"""Of which that looks at the rows, if there are as many."""
 
 _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _JXL_SIGNATURE = b"\xff\x0a"

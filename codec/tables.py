@@ -70,7 +70,6 @@ class Tables:
         self.points = cdf.shape[1]
         # a copy, for constants of files are not aligned; of a small type, for tables and network share the caches
         self.cdf = cdf.ravel().astype(np.uint16 if bits == TOTAL_BITS else np.uint32) << (bits - TOTAL_BITS)
-        self.entries = self.cdf.data
         self.rate = rate.astype(np.int64)
         self.position = 16 * np.arange(LEVELS + 1, dtype=np.int64) - 8
         self.position[0], self.position[-1] = -FAR, FAR  # beyond every table's ends
@@ -141,7 +140,7 @@ class Tables:
     def sought(self, quantile: np.int64, mean: np.int64, rate: np.int64, row: np.int64) -> tuple[int, int, int]:
         """The level of one quantile, and its interval: for a few of them the quickest."""
         middle, points, sought, center = int(mean), int(rate), int(quantile), int(row)
-        half, cdf = self.half, self.entries
+        half, cdf = self.half, self.cdf.data
 
         def edge(level: int) -> int:
             at = (16 * level - 8 - middle) * points >> RATE_BITS

@@ -40,6 +40,7 @@ BANK = Grid(-2047, 2047, 7)
 GATE = Grid(-512, 511, 8)
 MEAN = Grid(-4080, 4080, 8)
 LEAST_SIZES = {"lag": 2, "energies": 1, "row_pool": 1, "pool_rows": 1, "pool_columns": 1}
+"""What the codec takes. With a lag of 1 a row's sums over those above would not be known in time."""
 LEVELS = 16.0
 """Gray levels in one unit of the network's values."""
 

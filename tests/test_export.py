@@ -21,14 +21,13 @@ from torch.nn import functional as F
 from gencodec.codec import photo as photo_codec
 from gencodec.codec.adaptation import REFERENCE
 from gencodec.codec.tiling import Tiling
-from gencodec.errors import InexactGraph, InvalidFile, UsageError
+from gencodec.errors import InexactGraph
 from gencodec.export.adaptation import adaptable
 from gencodec.export.exact import EXACT_LIMIT, ExactGraph
 from gencodec.export.lower import grids, lower
 from gencodec.export.photo import export_photo
 from gencodec.export.values import Value, uniform
 from gencodec.models import quantize
-from gencodec.models.families import find_family
 from gencodec.models.photo import Photo
 from gencodec.models.quantize import ExactLinear, Grid, Group, Mean, Snap, Table, set_exact
 from gencodec.runtime import Model, load, onnxfile, proof
@@ -480,25 +479,3 @@ def test_tables_are_as_fine_as_the_network_says(tiny_photo: Photo, tmp_path: Pat
     encoded = photo_codec.encode(pixels, model)
     assert encoded.estimate_bits == pytest.approx(bits_of(other, pixels), rel=5e-4)
     np.testing.assert_array_equal(photo_codec.decode(encoded.payload, pixels.shape, model), pixels)
-
-
-def test_sizes_that_no_codec_takes_are_refused() -> None:
-    """A row that follows the one above at once would look at sums that are not yet known."""
-    with pytest.raises(UsageError, match="total_bits of a photo network is 16 or 20, not 17"):
-        find_family("photo").configured(["total_bits=17"])
-    for setting, least in (
-        ("lag=1", 2),
-        ("energies=0", 1),
-        ("row_pool=0", 1),
-        ("pool_rows=0", 1),
-        ("pool_columns=0", 1),
-    ):
-        name, value = setting.split("=")
-        with pytest.raises(UsageError, match=f"{name} of a photo network is at least {least}, not {value}"):
-            find_family("photo").configured([setting])
-
-
-def test_models_with_rows_too_close_behind_each_other_are_refused(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tiny.config, "lag", 1)
-    with pytest.raises(InvalidFile, match="rows too close behind each other"):
-        photo_codec.encode(smooth_picture(40, 40, 4, seed=2), tiny)

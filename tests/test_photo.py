@@ -336,6 +336,7 @@ def test_models_of_other_families_and_formats_are_refused(
     tiny: Model, first: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for model in (tiny, first):
+        assert Network.of(model).geometry.lag == 3  # and the model keeps the configuration that is put back below
         for name, text, words in (
             ("family", "flow", "not one of the photo family"),
             ("format", "4", "of format 4, which is not known"),
@@ -350,6 +351,12 @@ def test_models_of_other_families_and_formats_are_refused(
                 with pytest.raises(InvalidFile, match=words):
                     Network.of(model)
         assert Network.of(model).geometry.lag == 3
+
+
+def test_models_with_rows_too_close_behind_each_other_are_refused(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tiny.config, "lag", 1)
+    with pytest.raises(InvalidFile, match="rows too close behind each other"):
+        photo.encode(picture(40, 40), tiny)
 
 
 # format 1

@@ -97,3 +97,19 @@ def test_every_size_of_every_family_can_be_given(family: Family) -> None:
 def test_a_papers_size_is_reached() -> None:
     changed = {name: value for name, value in asdict(PAPER).items() if value != asdict(NVAEConfig())[name]}
     assert find_family("nvae").configured([f"{name}={written(value)}" for name, value in changed.items()]) == PAPER
+
+
+def test_sizes_that_no_codec_takes_are_refused() -> None:
+    """A row that follows the one above at once would look at sums that are not yet known."""
+    with pytest.raises(UsageError, match="total_bits of a photo network is 16 or 20, not 17"):
+        find_family("photo").configured(["total_bits=17"])
+    for setting, least in (
+        ("lag=1", 2),
+        ("energies=0", 1),
+        ("row_pool=0", 1),
+        ("pool_rows=0", 1),
+        ("pool_columns=0", 1),
+    ):
+        name, value = setting.split("=")
+        with pytest.raises(UsageError, match=f"{name} of a photo network is at least {least}, not {value}"):
+            find_family("photo").configured([setting])
