@@ -202,12 +202,14 @@ class Adapter:
         """Go so many steps."""
         width = max(NARROW, *(len(fit.start) for fit in self.fits))
         rate = RATE / math.sqrt(width) * min(1.0, math.sqrt(steps / SLOW))
-        price = (WIDE_PRICE if width >= WIDE_ROWS else PRICE) / math.log(2) / self.symbols
+        wide = width >= WIDE_ROWS
+        price = (WIDE_PRICE if wide else PRICE) / math.log(2) / self.symbols
+        each = self.workers.map if wide else map  # the matrices of others are done sooner than threads take turns
         for index in range(steps):
             bits, gradients = self.gradients(whole=index >= WHOLE * steps)
             pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)
             moves = partial(Fit.move, pace=pace, price=price)
-            list(self.workers.map(moves, self.fits, gradients))
+            list(each(moves, self.fits, gradients))
             if report:
                 report(index + 1, steps, bits)
 

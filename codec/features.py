@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gencodec.codec.network import BEGINNING, FLAGS, MISSING, Array, Geometry, flags_of
+from gencodec.codec.network import BEGINNING, FLAGS, MISSING, Array, Geometry, Whole, flags_of
 
 Mask = NDArray[np.bool_]
+Sums = NDArray[Whole]
 
 
 class TileFeatures:
@@ -27,8 +28,8 @@ class TileFeatures:
         self.right = max(max(dx, 0) for _, dx in geometry.trace_at)
         _, count, self.height, self.width = tiles.shape
         extent = (self.above + self.height, self.left + self.width + self.right)
-        self.traces = np.zeros((geometry.traces, count, *extent), np.float32)
-        self.pooled: tuple[Array, Array] | None = None
+        self.traces = np.zeros((geometry.traces, count, *extent), geometry.kept)
+        self.pooled: tuple[Sums, Sums] | None = None
 
     def context(self, band: slice) -> Array:
         """Neighboring pixels by the edge rules of docs/format.md."""
@@ -46,12 +47,12 @@ class TileFeatures:
         """Keep the traces (features, positions) of a band; those beyond a tile's own pixels are zero."""
         valid = self.valid[:, band]
         inner = self.traces[:, :, self.above :, self.left : self.left + self.width]
-        np.multiply(traces.reshape(-1, *valid.shape), valid, out=inner[:, :, band])
+        np.multiply(traces.reshape(-1, *valid.shape), valid, out=inner[:, :, band], casting="unsafe")
 
     def near(self, band: slice) -> Array:
         """Traces at neighboring places, zero outside the tile, and the place's flags."""
         g, count = self.geometry, self.pixels.shape[1]
-        result = np.zeros((g.near_rows, count, band.stop - band.start, self.width), np.float32)
+        result = np.empty((g.near_rows, count, band.stop - band.start, self.width), np.float32)
         for i, (up, dx) in enumerate(g.trace_at):
             lines = self.traces[:, :, self.above - up + band.start : self.above - up + band.stop]
             result[i * g.traces : (i + 1) * g.traces] = lines[..., self.left + dx : self.left + dx + self.width]
@@ -64,7 +65,7 @@ class TileFeatures:
         if self.pooled is None:
             energies = self.traces[: self.geometry.energies, :, self.above :, self.left : self.left + self.width]
             self.pooled = pool_sums(energies, self.valid, self.geometry)
-        sums, counts = (values[:, :, band] for values in self.pooled)
+        sums, counts = (values[:, :, band].astype(np.float32) for values in self.pooled)
         return sums.reshape(len(sums), -1), counts.reshape(2, -1)
 
 
@@ -87,7 +88,7 @@ def margined(tiles: Array, geometry: Geometry) -> Array:
     return canvas
 
 
-def pool_sums(energies: Array, valid: Mask, geometry: Geometry) -> tuple[Array, Array]:
+def pool_sums(energies: Sums, valid: Mask, geometry: Geometry) -> tuple[Sums, Sums]:
     """Sums of energies (energies, tiles, height, width) over two windows, and the windows' pixel counts.
 
     The windows are the `row_pool` pixels to the left, and `pool_columns` pixels of each of `pool_rows` rows
@@ -97,7 +98,7 @@ def pool_sums(energies: Array, valid: Mask, geometry: Geometry) -> tuple[Array, 
     height, width = valid.shape[1:]
     before, ahead = max(g.row_pool, g.pool_columns - g.lag), g.lag - 2 + g.pool_rows
     # how many pixels there are, and their energies, with the margins that windows reach
-    canvas = np.zeros((1 + len(energies), len(valid), height, before + width + ahead), np.float32)
+    canvas = np.zeros((1 + len(energies), len(valid), height, before + width + ahead), g.kept)
     inner = canvas[..., before : before + width]
     inner[0], inner[1:] = valid, energies
     left = row_sums(canvas[..., before - g.row_pool : before + width - 1], g.row_pool)
@@ -108,7 +109,7 @@ def pool_sums(energies: Array, valid: Mask, geometry: Geometry) -> tuple[Array, 
     return np.concatenate([left[1:], area[1:]]), np.maximum(np.stack([left[0], area[0]]), 1)
 
 
-def row_sums(values: Array, count: int) -> Array:
+def row_sums(values: Sums, count: int) -> Sums:
     """Sums of `count` neighbors of a row each, for every place that has so many from there on to the right."""
     if count == 1:
         return values
@@ -117,7 +118,7 @@ def row_sums(values: Array, count: int) -> Array:
     return both[..., :-1] + values[..., count - 1 :] if count % 2 else both
 
 
-def diagonal_sums(values: Array, count: int) -> Array:
+def diagonal_sums(values: Sums, count: int) -> Sums:
     """Sums of `count` values each, of which every next one stands a row higher and a column further right."""
     if count == 1:
         return values
@@ -126,7 +127,7 @@ def diagonal_sums(values: Array, count: int) -> Array:
     return values + _moved(both, 1) if count % 2 else both
 
 
-def _moved(values: Array, by: int) -> Array:
+def _moved(values: Sums, by: int) -> Sums:
     """Each place's value `by` rows higher and `by` columns further right; zero where there is none."""
     result = np.zeros_like(values)
     result[:, :, by:, :-by] = values[:, :, :-by, by:]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 Index = NDArray[np.int64]
+Whole = np.int16 | np.int32
 MISSING = -1
 """Gray level of context pixels above a tile, for models whose edge is "missing"."""
 BEGINNING = 128
@@ -29,6 +30,8 @@ FIRST_COLUMN = 1
 """The number among them of the one that tells a tile's first column."""
 RAISED = 32
 """What a flag that holds is given as."""
+LARGEST_ENERGY = 255
+"""Of a pixel's traces; what else they hold is no larger."""
 FINE_FORMAT = "3"
 """Of models whose table rows sum to 2**FINE_BITS."""
 WIDE = 96
@@ -83,6 +86,12 @@ class Geometry:
     def above(self) -> int:
         """How many rows above a tile contexts reach."""
         return len(self.reach) - 1
+
+    @cached_property
+    def kept(self) -> type[Whole]:
+        """What holds traces and their sums over windows: small, for what is kept of the past fills the caches."""
+        largest = LARGEST_ENERGY * max(self.row_pool, self.pool_rows * self.pool_columns)
+        return np.int16 if largest <= np.iinfo(np.int16).max else np.int32
 
     def place(self, up: int, dx: int) -> int:
         """Row of a pixel's first color in the context."""

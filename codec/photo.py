@@ -45,7 +45,7 @@ TURN_AT, TURN_SHIFT = 4, 5
 LENGTH = struct.Struct("<I")
 CODING_ORDER = (1, 0, 2)
 """Channel numbers of green, red, blue."""
-BAND = 1 << 13
+BAND = 1 << 14
 """Pixels that the encoder puts through the network at a time: few enough for the processor's caches."""
 LOCKSTEP = 128
 """Tiles that a thread of the decoder goes through at a time: a step's overhead is shared, at a megabyte a tile."""
@@ -314,12 +314,16 @@ def encode(
             ]
             return schedule, found, jobs
 
-        try:
-            # while one group is pushed, the next one's tiles are computed
+        def pushes() -> Iterator[Future[tuple[bytes, float]]]:
             for schedule, found, jobs in one_ahead(map(begun, groups)):
                 for job in jobs:
                     job.result()
-                stream, estimate = codec.push(schedule, found)
+                yield pool.submit(codec.push, schedule, found)
+
+        try:
+            # while one group is pushed, the next one's tiles are computed
+            for push in one_ahead(pushes()):
+                stream, estimate = push.result()
                 streams.append(stream)
                 bits += estimate
                 if progress:

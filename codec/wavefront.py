@@ -22,13 +22,10 @@ from gencodec.codec.network import (
     Array,
     Geometry,
     Index,
+    Whole,
     flags_of,
 )
 from gencodec.codec.tiling import Box
-
-Whole = np.int16 | np.int32
-LARGEST_ENERGY = 255
-"""Of a pixel's traces; what else they hold is no larger."""
 
 
 @dataclass(frozen=True)
@@ -174,16 +171,13 @@ class Wavefront:
             self.pixels.buffer[:, :, :, : g.above] = MISSING
         back = max(*(g.lag * up - dx for up, dx in g.trace_at), 1 + g.row_pool, g.pool_columns)
         highest = max(up for up, _ in g.trace_at)
-        # small types: what is kept of the past competes with the network for the caches
-        largest = LARGEST_ENERGY * max(g.row_pool, g.pool_rows * g.pool_columns)
-        kind = np.int16 if largest <= np.iinfo(np.int16).max else np.int32
-        self.traces = Ring(1 + g.traces, tiles, rows, kind, above=highest, past=back)
+        self.traces = Ring(1 + g.traces, tiles, rows, g.kept, above=highest, past=back)
         self.slope = g.lag - 1
         back = 1 + self.slope * g.pool_rows
         # sums of the row to the left; over `pool_columns` of it, its last pixel among them; over these of rows above
-        self.left = np.zeros((1 + g.energies, tiles, rows), kind)
-        self.runs = Ring(1 + g.energies, tiles, rows, kind, above=1 + g.pool_rows, past=back)
-        self.areas = Ring(1 + g.energies, tiles, rows, kind, above=1, past=self.slope)
+        self.left = np.zeros((1 + g.energies, tiles, rows), g.kept)
+        self.runs = Ring(1 + g.energies, tiles, rows, g.kept, above=1 + g.pool_rows, past=back)
+        self.areas = Ring(1 + g.energies, tiles, rows, g.kept, above=1, past=self.slope)
 
     def begin(self, step: int) -> None:
         """Make room for a step, and bring the sums up to it."""

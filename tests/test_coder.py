@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gencodec.codec.coder import FINE_TOTAL, TOTAL, FineCoder, IntervalCoder
+from gencodec.codec.coder import FINE_TOTAL, TOTAL, FineCoder, IntervalCoder, information
 from gencodec.errors import InvalidFile
 
 Index = NDArray[np.int64]
@@ -69,6 +69,13 @@ def test_popping_undoes_pushing_exactly(below: list[Block], above: list[Block]) 
     for expected, state in zip(reversed([*below, *above]), reversed(states[:-1]), strict=True):
         popped(coder, expected)
         assert coder.to_bytes() == state
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 1000])
+def test_information_is_the_sum_of_code_lengths(count: int) -> None:
+    length = np.random.default_rng(0).integers(1, 1 << 20, count, endpoint=True)
+    assert information(length, 20) == pytest.approx(float((20 - np.log2(length)).sum()), rel=1e-12)
+    assert information(np.full(count, 1 << 20), 20) == 0.0
 
 
 def test_the_size_is_the_information_and_little_more() -> None:
