@@ -12,7 +12,6 @@ with the mean in sixteenths of a gray level, so that every gray level has at lea
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,6 @@ GUESS_BITS = 4
 """Lower bits of quantiles that first candidates are found without: more would make more of them wrong."""
 FEW_WRONG = 4
 """Up to so many wrong candidates are looked up one by one."""
-INNER_EDGES = range(1, LEVELS)
-"""The levels that begin within a row, not at its ends."""
 FAR = 1 << 20
 SCALES_PER_OCTAVE = 6
 COLDEST = 2.0**-10
@@ -117,7 +114,7 @@ class Tables:
             wrong = np.flatnonzero(outside)
             if len(wrong) <= FEW_WRONG:
                 for i in wrong.tolist():
-                    level[i], left[i], length[i] = self.sought(quantile[i], mean[i], rate[i], row[i])
+                    level[i], left[i], length[i] = self.sought(level[i], quantile[i], mean[i], rate[i], row[i])
             else:
                 found = self.searched(quantile[wrong], mean[wrong], rate[wrong], row[wrong])
                 level[wrong], left[wrong], length[wrong] = found
@@ -137,18 +134,29 @@ class Tables:
         np.maximum(level, 0, out=level)
         return np.minimum(level, LEVELS - 1, out=level)
 
-    def sought(self, quantile: np.int64, mean: np.int64, rate: np.int64, row: np.int64) -> tuple[int, int, int]:
-        """The level of one quantile, and its interval: for a few of them the quickest."""
-        middle, points, sought, center = int(mean), int(rate), int(quantile), int(row)
+    def sought(self, *symbol: np.int64) -> tuple[int, int, int]:
+        """The level of one quantile, and its interval: for a few of them the quickest.
+
+        `symbol`: a candidate, which is mostly a neighbor of the level, then the quantile, mean, rate and row.
+        """
+        level, quantile, mean, rate, row = map(int, symbol)
         half, cdf = self.half, self.cdf.data
 
         def edge(level: int) -> int:
-            at = (16 * level - 8 - middle) * points >> RATE_BITS
-            return int(self.begin(cdf[center + max(-half, min(half, at))], level))
+            if not 0 < level < LEVELS:
+                return (level > 0) << self.bits
+            at = (16 * level - 8 - mean) * rate >> RATE_BITS
+            return int(self.begin(cdf[row + max(-half, min(half, at))], level))
 
-        level = bisect_right(INNER_EDGES, sought, key=edge)
-        left = edge(level) if level else 0
-        return level, left, (edge(level + 1) if level < LEVELS - 1 else 1 << self.bits) - left
+        left = edge(level)
+        while quantile < left:
+            level -= 1
+            left = edge(level)
+        right = edge(level + 1)
+        while right <= quantile:
+            level += 1
+            left, right = right, edge(level + 1)
+        return level, left, right - left
 
     def searched(self, quantile: Index, mean: Index, rate: Index, row: Index) -> tuple[Index, Index, Index]:
         """The levels of a few quantiles, and their intervals, by looking at all 257 edges of each."""

@@ -141,7 +141,8 @@ def test_single_levels_are_sought_like_many(tables: Tables) -> None:
     quantile = rng.integers(0, total, 300)
     quantile[:100] = rng.choice([0, 1, total - 2, total - 1], 100)
     rows = tables.rows(scale, shape)
-    found = [tables.sought(*each) for each in zip(quantile, mean, *rows, strict=True)]
+    candidate = rng.integers(0, LEVELS, 300)
+    found = [tables.sought(*each) for each in zip(candidate, quantile, mean, *rows, strict=True)]
     np.testing.assert_array_equal(np.transpose(found), tables.searched(quantile, mean, *rows))
 
 
