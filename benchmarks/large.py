@@ -29,8 +29,8 @@ MADE = (
     f"photographs of the first folder, each scaled (bicubic) and cropped to {CELL[0]} x {CELL[1]},"
     f" side by side, with normal noise of {NOISE} levels"
 )
-SPEED_SIZE = (3456, 2304)
-MEMORY_SIZE = (4256, 2832)
+SIZE = (3456, 2304)
+LARGER = (4256, 2832)
 
 
 def photograph(pictures: Sequence[Picture], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -44,22 +44,24 @@ def photograph(pictures: Sequence[Picture], size: tuple[int, int]) -> NDArray[np
     return np.clip(np.rint(whole + noise), 0, 255).astype(np.uint8)
 
 
-def speed(pictures: Sequence[Picture], entries: Sequence[Entry], options: Options) -> dict[str, Any]:
-    """Code one large photograph by every contender: bytes and megapixels a second."""
-    pixels = photograph(pictures, SPEED_SIZE)
+def speed(
+    pictures: Sequence[Picture], entries: Sequence[Entry], options: Options, size: tuple[int, int]
+) -> dict[str, Any]:
+    """Code one large photograph of `size` (width, height) by every contender: bytes and megapixels a second."""
+    pixels = photograph(pictures, size)
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "large.png"
         formats.write_image(Image.from_array(pixels), path)
         rows = run.run([Picture("large", path)], entries, options, listen=pages.show).rows
     figures = ("bytes", "encode_mps", "decode_mps")
     found = {row.contender: {key: getattr(row, key) for key in figures} for row in rows}
-    return {"width": SPEED_SIZE[0], "height": SPEED_SIZE[1], "made_of": MADE} | found
+    return {"width": size[0], "height": size[1], "made_of": MADE} | found
 
 
 def memory(pictures: Sequence[Picture], options: Options) -> dict[str, Any]:
     """Compress and decompress one large photograph by the command line: seconds and peak bytes."""
-    size = {"width": MEMORY_SIZE[0], "height": MEMORY_SIZE[1], "made_of": MADE}
-    return size | _processes(Image.from_array(photograph(pictures, MEMORY_SIZE)), options)
+    size = {"width": LARGER[0], "height": LARGER[1], "made_of": MADE}
+    return size | _processes(Image.from_array(photograph(pictures, LARGER)), options)
 
 
 def one_process(pictures: Sequence[Picture], options: Options) -> dict[str, Any]:

@@ -59,10 +59,12 @@ def measure(args: argparse.Namespace) -> tuple[Results, dict[str, Any]]:
     results = run.run(pictures, entries, options, args.report, listen=pages.show)
     first = [picture for picture in pictures if picture.group == pictures[0].group]
     whole = not args.sets_only
+    sizes = {large.SIZE: by_effort(args), large.LARGER: [args.model]} if whole else {}
     return results, {
-        "large": large.speed(first, contenders.entries(by_effort(args), [REFERENCE], options), options)
-        if whole
-        else None,
+        "large": [
+            large.speed(first, contenders.entries(names, [REFERENCE], options), options, size)
+            for size, names in sizes.items()
+        ],
         "memory": large.memory(first, options) if whole else None,
         "process": large.one_process(first, options) if whole else None,
         "wheel_bytes": args.wheel.stat().st_size if args.wheel else None,
@@ -122,13 +124,13 @@ def facts(found: dict[str, Results], others: dict[str, Any]) -> str:
     lines += [
         f"{name}, mean of the images' own ratios to {REFERENCE}: {own_ratios(part)}" for name, part in found.items()
     ]
-    if large_ := others["large"]:
+    for photo in others["large"]:
         speeds = ", ".join(
             f"{codec} {found['encode_mps']:.2f} and {found['decode_mps']:.2f}"
-            for codec, found in large_.items()
+            for codec, found in photo.items()
             if isinstance(found, dict)
         )
-        lines.append(f"a photo of {large_['width']} x {large_['height']} pixels, encode and decode MP/s: {speeds}")
+        lines.append(f"a photo of {photo['width']} x {photo['height']} pixels, encode and decode MP/s: {speeds}")
     lines += [process_facts(figures) for key in ("memory", "process") if (figures := others[key])]
     if others["wheel_bytes"]:
         lines.append(f"the wheel, weights of all families included: {others['wheel_bytes'] / 1e6:.2f} MB")

@@ -204,7 +204,7 @@ class Adapter:
         rate = RATE / math.sqrt(width) * min(1.0, math.sqrt(steps / SLOW))
         wide = width >= WIDE_ROWS
         price = (WIDE_PRICE if wide else PRICE) / math.log(2) / self.symbols
-        each = self.workers.map if wide else map  # the matrices of others are done sooner than threads take turns
+        each = self.workers.map if wide else map  # narrow layers take less time than handing them to threads does
         for index in range(steps):
             bits, gradients = self.gradients(whole=index >= WHOLE * steps)
             pace = rate * min(1, (index + 1) / WARMUP) * (1 - index / steps)

@@ -141,14 +141,14 @@ class IntervalCoder:
 
         `symbols`: beginnings of their intervals in the upper 16 bits, lengths in the lower ones, so none of the whole.
         """
-        left, length = (symbols >> TOTAL_BITS).astype(np.int32), (symbols & (TOTAL - 1)).astype(np.int32)
+        length = symbols & (TOTAL - 1)
         size = NARROWED.take(length)
         shut = np.flatnonzero(size <= 1)
         shuts = np.searchsorted(shut, starts) < np.searchsorted(shut, starts + counts)
         for start, count, has_shut in zip(starts.tolist(), counts.tolist(), shuts.tolist(), strict=True):
             block = slice(start, start + count)
             rest = self._pop_rest(size[block]) if has_shut else self.stack.decode(_ANY, size[block])
-            rest += left[block]
+            rest += (symbols[block] >> TOTAL_BITS).astype(np.int32)
             self.stack.encode_reverse(rest, _QUANTILE)
         self.bits += information(length)
 
@@ -220,11 +220,10 @@ class FineCoder(IntervalCoder):
         self.bits += information(length, FINE_BITS)
 
     def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], starts: Index, counts: Index) -> None:
-        left, length = (symbols >> FINE_BITS).astype(np.int64), (symbols & (FINE_TOTAL - 1)).astype(np.int64)
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-            block = slice(start, start + count)
-            self._put(left[block], length[block])
-        self.bits += information(length, FINE_BITS)
+            block = symbols[start : start + count].astype(np.int64)
+            self._put(block >> FINE_BITS, block & (FINE_TOTAL - 1))
+        self.bits += information(symbols & (FINE_TOTAL - 1), FINE_BITS)
 
     def pop_quantiles(self, count: int) -> Index:
         return self.stack.decode(_FINE_QUANTILE, count).astype(np.int64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gencodec.codec.network import BEGINNING, FLAGS, MISSING, Array, Geometry, Whole, flags_of
 
 Mask = NDArray[np.bool_]
-Sums = NDArray[Whole]
+Wholes = NDArray[Whole]
 
 
 class TileFeatures:
@@ -28,8 +28,8 @@ class TileFeatures:
         self.right = max(max(dx, 0) for _, dx in geometry.trace_at)
         _, count, self.height, self.width = tiles.shape
         extent = (self.above + self.height, self.left + self.width + self.right)
-        self.traces = np.zeros((geometry.traces, count, *extent), geometry.kept)
-        self.pooled: tuple[Sums, Sums] | None = None
+        self.traces = np.zeros((geometry.traces, count, *extent), geometry.kept_type)
+        self.pooled: tuple[Wholes, Wholes] | None = None
 
     def context(self, band: slice) -> Array:
         """Neighboring pixels by the edge rules of docs/format.md."""
@@ -61,7 +61,7 @@ class TileFeatures:
         return result.reshape(g.near_rows, -1)
 
     def pools(self, band: slice) -> tuple[Array, Array]:
-        """Sums of energies over two windows (2 * energies, n), and the windows' pixel counts (2, n), at least 1."""
+        """Wholes of energies over two windows (2 * energies, n), and the windows' pixel counts (2, n), at least 1."""
         if self.pooled is None:
             energies = self.traces[: self.geometry.energies, :, self.above :, self.left : self.left + self.width]
             self.pooled = pool_sums(energies, self.valid, self.geometry)
@@ -88,8 +88,8 @@ def margined(tiles: Array, geometry: Geometry) -> Array:
     return canvas
 
 
-def pool_sums(energies: Sums, valid: Mask, geometry: Geometry) -> tuple[Sums, Sums]:
-    """Sums of energies (energies, tiles, height, width) over two windows, and the windows' pixel counts.
+def pool_sums(energies: Wholes, valid: Mask, geometry: Geometry) -> tuple[Wholes, Wholes]:
+    """Wholes of energies (energies, tiles, height, width) over two windows, and the windows' pixel counts.
 
     The windows are the `row_pool` pixels to the left, and `pool_columns` pixels of each of `pool_rows` rows
     above, the k-th of which ends `lag - 1 + k` columns to the right (k from 0, upward).
@@ -98,7 +98,7 @@ def pool_sums(energies: Sums, valid: Mask, geometry: Geometry) -> tuple[Sums, Su
     height, width = valid.shape[1:]
     before, ahead = max(g.row_pool, g.pool_columns - g.lag), g.lag - 2 + g.pool_rows
     # how many pixels there are, and their energies, with the margins that windows reach
-    canvas = np.zeros((1 + len(energies), len(valid), height, before + width + ahead), g.kept)
+    canvas = np.zeros((1 + len(energies), len(valid), height, before + width + ahead), g.kept_type)
     inner = canvas[..., before : before + width]
     inner[0], inner[1:] = valid, energies
     left = row_sums(canvas[..., before - g.row_pool : before + width - 1], g.row_pool)
@@ -109,8 +109,8 @@ def pool_sums(energies: Sums, valid: Mask, geometry: Geometry) -> tuple[Sums, Su
     return np.concatenate([left[1:], area[1:]]), np.maximum(np.stack([left[0], area[0]]), 1)
 
 
-def row_sums(values: Sums, count: int) -> Sums:
-    """Sums of `count` neighbors of a row each, for every place that has so many from there on to the right."""
+def row_sums(values: Wholes, count: int) -> Wholes:
+    """Wholes of `count` neighbors of a row each, for every place that has so many from there on to the right."""
     if count == 1:
         return values
     half = row_sums(values, count // 2)
@@ -118,8 +118,8 @@ def row_sums(values: Sums, count: int) -> Sums:
     return both[..., :-1] + values[..., count - 1 :] if count % 2 else both
 
 
-def diagonal_sums(values: Sums, count: int) -> Sums:
-    """Sums of `count` values each, of which every next one stands a row higher and a column further right."""
+def diagonal_sums(values: Wholes, count: int) -> Wholes:
+    """Wholes of `count` values each, of which every next one stands a row higher and a column further right."""
     if count == 1:
         return values
     half = diagonal_sums(values, count // 2)
@@ -127,7 +127,7 @@ def diagonal_sums(values: Sums, count: int) -> Sums:
     return values + _moved(both, 1) if count % 2 else both
 
 
-def _moved(values: Sums, by: int) -> Sums:
+def _moved(values: Wholes, by: int) -> Wholes:
     """Each place's value `by` rows higher and `by` columns further right; zero where there is none."""
     result = np.zeros_like(values)
     result[:, :, by:, :-by] = values[:, :, :-by, by:]

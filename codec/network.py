@@ -88,7 +88,7 @@ class Geometry:
         return len(self.reach) - 1
 
     @cached_property
-    def kept(self) -> type[Whole]:
+    def kept_type(self) -> type[Whole]:
         """What holds traces and their sums over windows: small, for what is kept of the past fills the caches."""
         largest = LARGEST_ENERGY * max(self.row_pool, self.pool_rows * self.pool_columns)
         return np.int16 if largest <= np.iinfo(np.int16).max else np.int32

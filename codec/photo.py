@@ -321,7 +321,7 @@ def encode(
                 yield pool.submit(codec.push, schedule, found)
 
         try:
-            # while one group is pushed, the next one's tiles are computed
+            # while a group is pushed, tiles of those after it are computed
             for push in one_ahead(pushes()):
                 stream, estimate = push.result()
                 streams.append(stream)

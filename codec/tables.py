@@ -134,19 +134,21 @@ class Tables:
         np.maximum(level, 0, out=level)
         return np.minimum(level, LEVELS - 1, out=level)
 
-    def sought(self, *symbol: np.int64) -> tuple[int, int, int]:
-        """The level of one quantile, and its interval: for a few of them the quickest.
+    def sought(
+        self, candidate: np.int64, quantile: np.int64, mean: np.int64, rate: np.int64, row: np.int64
+    ) -> tuple[int, int, int]:
+        """The level of one quantile (0..2**bits - 1), and its interval: for a few of them the quickest.
 
-        `symbol`: a candidate, which is mostly a neighbor of the level, then the quantile, mean, rate and row.
+        `candidate` is mostly a neighbor of the level, which is found step by step from there.
         """
-        level, quantile, mean, rate, row = map(int, symbol)
+        level, middle, points, center = int(candidate), int(mean), int(rate), int(row)
         half, cdf = self.half, self.cdf.data
 
         def edge(level: int) -> int:
             if not 0 < level < LEVELS:
                 return (level > 0) << self.bits
-            at = (16 * level - 8 - mean) * rate >> RATE_BITS
-            return int(self.begin(cdf[row + max(-half, min(half, at))], level))
+            at = (16 * level - 8 - middle) * points >> RATE_BITS
+            return int(self.begin(cdf[center + max(-half, min(half, at))], level))
 
         left = edge(level)
         while quantile < left:

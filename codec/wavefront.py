@@ -171,13 +171,13 @@ class Wavefront:
             self.pixels.buffer[:, :, :, : g.above] = MISSING
         back = max(*(g.lag * up - dx for up, dx in g.trace_at), 1 + g.row_pool, g.pool_columns)
         highest = max(up for up, _ in g.trace_at)
-        self.traces = Ring(1 + g.traces, tiles, rows, g.kept, above=highest, past=back)
+        self.traces = Ring(1 + g.traces, tiles, rows, g.kept_type, above=highest, past=back)
         self.slope = g.lag - 1
         back = 1 + self.slope * g.pool_rows
         # sums of the row to the left; over `pool_columns` of it, its last pixel among them; over these of rows above
-        self.left = np.zeros((1 + g.energies, tiles, rows), g.kept)
-        self.runs = Ring(1 + g.energies, tiles, rows, g.kept, above=1 + g.pool_rows, past=back)
-        self.areas = Ring(1 + g.energies, tiles, rows, g.kept, above=1, past=self.slope)
+        self.left = np.zeros((1 + g.energies, tiles, rows), g.kept_type)
+        self.runs = Ring(1 + g.energies, tiles, rows, g.kept_type, above=1 + g.pool_rows, past=back)
+        self.areas = Ring(1 + g.energies, tiles, rows, g.kept_type, above=1, past=self.slope)
 
     def begin(self, step: int) -> None:
         """Make room for a step, and bring the sums up to it."""
@@ -218,7 +218,7 @@ class Wavefront:
         return result.reshape(g.near_rows, -1)
 
     def pools(self, step: int, lanes: slice) -> tuple[Array, Array]:
-        """Sums of energies (2 * energies, positions) and counts (2, positions)."""
+        """Wholes of energies (2 * energies, positions) and counts (2, positions)."""
         n = self.geometry.energies + 1
         sums = np.empty((2, n, len(self.schedule.tiles), lanes.stop - lanes.start), np.float32)
         sums[0] = self.left[:, :, lanes]
