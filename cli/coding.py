@@ -74,7 +74,8 @@ def compress(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write images as .gnc files: img.png becomes img.png.gnc. Without loss, unless a quality or target is given."""
+    """Write images as .gnc files: img.png becomes img.png.gnc. Without loss, unless a quality, a target or
+    a lossy model is given."""
     jobs = files.plan(sources, output, output_dir, files.compressed_name)
     from gencodec.codec import api, formats
     from gencodec.codec.codecs import LOSSY
@@ -127,7 +128,7 @@ def decompress(
 
     check_model(model)
     check_device(device)
-    chosen = None if image_format is None else formats.format_of(f"image.{image_format}")
+    chosen = None if image_format is None else formats.format_named(image_format)
     jobs = files.plan(sources, output, output_dir, partial(files.decompressed_name, image_format=chosen))
     _prepare(jobs, output_dir, as_json)
     decode = partial(api.decompress, region=part, preview=preview, model=model, threads=threads, device=device)

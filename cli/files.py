@@ -15,6 +15,7 @@ from gencodec.errors import UsageError
 
 STANDARD = "-"  # stdin as a source, stdout as a target
 SUFFIX = ".gnc"
+SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def check_target(job: Job, *, force: bool) -> None:
             raise UsageError("binary data does not go to a terminal: use -o or redirect the output")
         return
     target = Path(job.target)
-    if target.is_dir():
+    if target.is_dir() or job.target.endswith(SEPARATORS):
         raise UsageError(f"{job.target} is a folder; use --output-dir")
     exists = target.exists()
     if exists and job.source != STANDARD and Path(job.source).exists() and target.samefile(job.source):

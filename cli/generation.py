@@ -58,7 +58,8 @@ def generate(
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
     for target in targets:
-        files.check_target(files.Job(files.STANDARD, target), force=force)
+        for source in between or (files.STANDARD,):
+            files.check_target(files.Job(source, target), force=force)
     start = time.perf_counter()
     loaded = runtime.load(model, threads=threads, device=device)
     columns = steps

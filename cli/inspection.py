@@ -100,6 +100,7 @@ def as_record(value: Any) -> Any:
 def describe(name: str, found: FileInfo) -> str:
     """Return what `info` says of a file in words: a line on the image, then a line a section."""
     size = f"{found.width} x {found.height}, {LAYOUTS[found.channels]}, {found.bit_depth} bit"
+    size += ", with loss" if found.lossy else ""
     lines = [f"{name}: {size}, {found.bytes} bytes, {found.bpsp:.3f} bits per sub-pixel"]
     for section in found.sections:
         kind, coder = section.kind.name.lower(), section.coder.name.lower()

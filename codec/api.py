@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def compress(
     """
     from gencodec import runtime
 
-    if not 1 <= effort <= 9:
+    if effort not in range(1, 10):
         raise UsageError(f"the effort is from 1 to 9, not {effort}")
     wish = Wish(quality, target_bpp, target_psnr)
     card = encoder_card(model, wish)
@@ -195,11 +196,13 @@ def decompress(
     """
     container = gnc.read(_load(data))
     if region is not None:
-        _check_region(region, container.width, container.height)
+        region = _checked_region(region, container.width, container.height)
     metadata = _decode_metadata(container.section(SectionKind.METADATA))
 
     def load_model(reference: ModelRef) -> Model:
-        return _load_model(_find_card(reference, model), threads, device)
+        from gencodec import runtime
+
+        return runtime.load(_find_card(reference, model), threads=threads, device=device)
 
     if container.lossy:
         pixels, checksum = samples.decode_lossy(
@@ -332,13 +335,15 @@ def _decode_metadata(section: Section | None) -> Metadata:
     return Metadata.from_bytes(section.payload)
 
 
-def _check_region(region: Region, width: int, height: int) -> None:
-    """Raise UsageError unless the region is a part of the image, of at least one pixel."""
-    if len(region) != 4:
-        raise UsageError(f"a region is x, y, width and height, not {region}")
-    x, y, w, h = region
+def _checked_region(region: Region, width: int, height: int) -> Region:
+    """The region in plain integers; raises UsageError unless it is a part of the image, of at least one pixel."""
+    try:
+        x, y, w, h = map(operator.index, region)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a region is x, y, width and height in whole pixels, not {region}") from error
     if x < 0 or y < 0 or w < 1 or h < 1 or x + w > width or y + h > height:
         raise UsageError(f"the region {x},{y},{w},{h} is not within the image of {width} x {height} pixels")
+    return x, y, w, h
 
 
 def _describe(
@@ -405,18 +410,12 @@ def _model_name(reference: ModelRef | None, model: str | None) -> str | None:
         return None
 
 
-def _load_model(card: ModelCard, threads: int | None, device: str) -> Model:
-    """Load a model, on no more threads than there are cores: they would only wait for each other."""
-    from gencodec import runtime
-
-    cores = os.cpu_count() or 1
-    return runtime.load(card, threads=None if threads is None else min(threads, cores), device=device)
-
-
 def _load_encoder(card: ModelCard, threads: int | None, device: str) -> Model:
     """Load a model to encode with: where its weights are missing or damaged, no file is to blame."""
+    from gencodec import runtime
+
     try:
-        return _load_model(card, threads, device)
+        return runtime.load(card, threads=threads, device=device)
     except InvalidFile as error:
         raise GencodecError(str(error)) from error
 

@@ -125,6 +125,15 @@ def format_of(path: str | os.PathLike[str]) -> str:
     return SUFFIXES[suffix]
 
 
+def format_named(name: str) -> str:
+    """The format whose files have the suffix `name`, with or without its dot; raises UsageError where there is none."""
+    found = SUFFIXES.get(f".{name.lower().removeprefix('.')}")
+    if found is None:
+        known = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        raise UsageError(f"images of format {name!r} cannot be written; known are {known}")
+    return found
+
+
 def _load(source: Source) -> bytes:
     """Return the bytes of a source."""
     if isinstance(source, bytes | bytearray | memoryview):

@@ -94,7 +94,7 @@ def _write_bmp(image: Image) -> bytes:
         raise UsageError("a BMP file cannot hold an alpha channel; PNG, TIFF and WebP files can")
     pixels = image.pixels if image.channels == 3 else image.pixels[:, :, 0]
     picture = PillowImage.fromarray(pixels)
-    if image.bit_depth == 1:
+    if (image.bit_depth, image.channels) == (1, 1):
         picture = picture.convert("1", dither=PillowImage.Dither.NONE)
     options: dict[str, Any] = {}
     density = image.metadata.density

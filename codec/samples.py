@@ -161,7 +161,8 @@ def decode_lossy(
     if alpha is None:
         return found.pixels, found.checksum
     plane = _decode_section(alpha, container, load_model, region, None)
-    crc = None if found.checksum is None else zlib.crc32(plane.tobytes(), found.checksum)
+    # of a region the color's checksum may be known all the same, where all of it had to be decoded
+    crc = None if found.checksum is None or region else zlib.crc32(plane.tobytes(), found.checksum)
     return np.concatenate([found.pixels, plane], axis=2), crc
 
 

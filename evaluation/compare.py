@@ -62,7 +62,10 @@ def compare(first: Results, second: Results) -> Comparison:
             unmatched.append(codec)
     done = {(row.image, row.contender) for row in first.rows if row.done}
     broken = [row for row in second.rows if row.error and (row.image, row.contender) in done]
-    return Comparison(changes, unmatched, [f"{row.image} by {row.contender}: {row.error}" for row in broken])
+    # An image that was gone before the run began has a reason, and no row.
+    lost = {image for image, _ in done} - {row.image for row in second.rows}
+    unread = [f"{image}: {reason}" for image, reason in second.images.items() if reason and image in lost]
+    return Comparison(changes, unmatched, unread + [f"{row.image} by {row.contender}: {row.error}" for row in broken])
 
 
 Sweep = dict[float | None, dict[tuple[str, str], Row]]

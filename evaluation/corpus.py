@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gencodec.codec import formats
-from gencodec.errors import InvalidFile, UsageError
+from gencodec.errors import MALFORMED, InvalidFile, UsageError
 
 if TYPE_CHECKING:
     from gencodec.codec.image import Image
@@ -27,6 +28,8 @@ TEST = "test_x.npy"
 PLACE = "GENCODEC_DATA"
 """The environment variable that names the folder of the sets."""
 LISTS = (".txt", ".lst")
+SUFFIXES = (*formats.SUFFIXES, ".gif", ".pcx", ".qoi")
+"""Of the pictures that are taken from a folder."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def find(sources: Sequence[str], *, every: int = 1, limit: int | None = None) ->
     for source in sources:
         pictures = list(_source(source))
         if not pictures:
-            raise UsageError(f"{source} has no images ({', '.join(formats.SUFFIXES)})")
+            raise UsageError(f"{source} has no images ({', '.join(SUFFIXES)})")
         for picture in pictures:
             found.setdefault((picture.path.resolve(), picture.index), picture)
     return _distinct(list(found.values()))[::every][:limit]
@@ -105,17 +108,19 @@ def _folder(folder: Path) -> Iterator[Picture]:
         yield from _array(folder / TEST, folder.resolve().name)
         return
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in formats.SUFFIXES and not path.is_dir():
+        if path.suffix.lower() in SUFFIXES and not path.is_dir():
             yield Picture(f"{folder.resolve().name}/{path.relative_to(folder).as_posix()}", path)
 
 
 def _list(path: Path) -> Iterator[Picture]:
     """The pictures of a list. Raises UsageError."""
     try:
-        lines = path.read_text().splitlines()
-    except UnicodeDecodeError:
+        text = path.read_text("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("no name of a file holds a NUL")
+    except ValueError:
         raise UsageError(f"{path} is not a list of files, one a line") from None
-    for line in lines:
+    for line in text.splitlines():
         if name := line.strip():
             yield Picture(f"{path.stem}/{name}", path.parent / name)
 
@@ -134,8 +139,8 @@ def _array(path: Path, name: str) -> Iterator[Picture]:
 def _pictures(path: Path) -> NDArray[Any]:
     """The array of a file, on disk. Raises InvalidFile."""
     try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (*MALFORMED, SyntaxError, TokenError) as error:
         raise InvalidFile(f"not an array of numpy's: {error}") from error
     if array.ndim not in (3, 4) or array.dtype != np.uint8:
         raise InvalidFile(f"pictures are an array of uint8 and 3 or 4 axes, not of {array.dtype} and {array.ndim}")

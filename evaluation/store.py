@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gencodec.codec.atomic import write_file
-from gencodec.errors import UsageError
+from gencodec.errors import MALFORMED, UsageError
 from gencodec.evaluation.measure import Row
 
 JSON, CSV, PAGE = "results.json", "results.csv", "report.html"
@@ -63,7 +63,7 @@ def load(path: Path) -> Results:
         return Results(**content, rows=rows)
     except OSError as error:
         raise UsageError(f"the results {file} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except MALFORMED as error:
         raise UsageError(f"{file} does not hold results of gencodec evaluate") from error
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from gencodec.errors import MALFORMED, GencodecError, InvalidFile, UnknownModel
+from gencodec.errors import MALFORMED, GencodecError, InvalidFile, UnknownModel, UsageError
 from gencodec.runtime import onnxfile, proof
 from gencodec.runtime.branches import Branches
 from gencodec.runtime.registry import ModelCard, find_model
@@ -180,10 +180,15 @@ def load(
 ) -> Model:
     """The model, from this process's earlier loads if it can be.
 
-    Raises `UsageError` for unknown names, `InexactGraph` for graphs without a sound proof, `UnknownModel` for
+    `threads`: at least 1, None for one a core; more than there are cores would only wait for each other, and are not
+    started. Raises `UsageError` for unknown names, `InexactGraph` for graphs without a sound proof, `UnknownModel` for
     weights that are not those of the card.
     """
     card = model if isinstance(model, ModelCard) else find_model(model)
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f"a model runs on 1 thread or more, not {threads}")
+        threads = min(threads, os.cpu_count() or 1)
     device = "cpu" if provider_of(device) == PROVIDERS["cpu"] else device  # "auto" may be the same
     key = (card, threads, device, optimize)
     with _lock:

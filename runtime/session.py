@@ -16,7 +16,8 @@ EXACT_OPTIONS: dict[str, dict[str, str]] = {
     # no 11-bit multiplications, no transforms that round
     "CUDAExecutionProvider": {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"},
 }
-ERRORS_ONLY = 3
+FATAL_ONLY = 4
+"""Of ONNX Runtime's own lines; its errors come as exceptions too."""
 
 
 def provider_of(device: str) -> str:
@@ -45,10 +46,10 @@ def open_session(
     `threads` is the number of CPU threads of one operation (None: all cores); `optimize=False` switches graph
     optimizations off, which changes speed and nothing else. Raises `UsageError` for devices that are not there.
     """
-    ort.set_default_logger_severity(ERRORS_ONLY)
+    ort.set_default_logger_severity(FATAL_ONLY)
     provider = provider_of(device)
     options = ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from PIL import Image as PillowImage
 
 import gencodec
 from gencodec import Image, InvalidFile, Metadata, UnknownModel, UsageError
-from gencodec.codec import api, choice, ordinary
+from gencodec.codec import choice, ordinary
 from gencodec.codec.container import Coder, SectionKind
 from tests.stand_in import StandIn, real_model_exists
 
@@ -358,11 +359,33 @@ def test_missing_weights_are_no_fault_of_the_image(tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
 
 
-def test_threads_are_no_more_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_no_more_than_cores() -> None:
     from gencodec import runtime
 
-    asked: list[int | None] = []
-    monkeypatch.setattr(runtime, "load", lambda *_, threads, **__: asked.append(threads), raising=False)
-    for threads in (None, 1, 100_000):
-        api._load_model(runtime.list_models()[0], threads, "cpu")
-    assert asked == [None, 1, os.cpu_count()]
+    given = [runtime.load("photo-small.1", threads=n, device="cpu").given_threads for n in (None, 1, 100_000)]
+    assert given == [None, 1, os.cpu_count()]
+    for threads in (0, -1):
+        with pytest.raises(UsageError, match="1 thread or more"):
+            gencodec.compress(photo(64, 64, 3), threads=threads)
+
+
+@pytest.mark.parametrize("effort", [0, 10, 2.5, "5", None])
+def test_efforts_are_whole_numbers_from_1_to_9(effort: Any) -> None:
+    with pytest.raises(UsageError, match="from 1 to 9"):
+        gencodec.compress(photo(64, 64, 3), effort=effort)
+
+
+@pytest.mark.parametrize("region", [5, "1111", (1.0, 1, 2, 2), (float("nan"), 0, 1, 1), (0, 0, 1), None.__class__])
+def test_regions_are_four_whole_numbers(region: Any) -> None:
+    with pytest.raises(UsageError, match="whole pixels"):
+        gencodec.decompress(gencodec.compress(np.zeros((9, 9), np.uint8)), region=region)
+
+
+def test_regions_may_be_of_narrow_integers() -> None:
+    """Whose sums would wrap."""
+    pixels = np.arange(200, dtype=np.uint8)[None].repeat(3, 0)
+    file = gencodec.compress(pixels)
+    found = gencodec.decompress(file, region=tuple(np.array([100, 1, 100, 2], np.uint8))).pixels
+    np.testing.assert_array_equal(found[..., 0], pixels[1:, 100:])
+    with pytest.raises(UsageError, match="not within"):
+        gencodec.decompress(file, region=tuple(np.array([190, 0, 100, 1], np.uint8)))

@@ -218,7 +218,9 @@ def test_devices_stay_devices(picture: Path) -> None:
         (["decompress", "a.png"], "does not end in .gnc"),
         (["decompress", "a.gnc", "--region", "1,2,3"], "--region"),
         (["decompress", "a.gnc", "--region", "0,0,0,5"], "--region"),
-        (["decompress", "a.gnc", "--format", "jpg"], ".jpg"),
+        (["decompress", "a.gnc", "--format", "jpg"], "'jpg'"),
+        (["decompress", "a.gnc", "--format", "x/y"], "'x/y'"),
+        (["decompress", "a.gnc", "--format", ""], "''"),
         (["decompress", "a.gnc", "-o", "a.jpg"], ".jpg"),
         (["decompress", "a.gnc", "--model", "none.onnx"], "none.onnx"),
         (["verify", "a.gnc", "--model", "none.onnx"], "none.onnx"),
@@ -253,6 +255,15 @@ def test_output_without_a_folder_is_refused_before_any_work(picture: Path) -> No
     result = gencodec("compress", picture, "-o", "none/a.gnc")
     reason = f"there is no folder {Path('none').resolve()} to write to"
     assert (result.exit_code, result.stderr) == (1, f"gencodec: a.png: {reason}\n")
+
+
+@pytest.mark.parametrize("flags", [(), ("-f",)])
+def test_a_name_that_ends_like_a_folder_is_none_of_a_file(coded: Path, picture: Path, flags: tuple[str, ...]) -> None:
+    for target in ("none/", f"{picture}/"):
+        result = gencodec("decompress", coded, "-o", target, *flags)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"{target} is a folder" in result.stderr
+    assert not Path("none").exists()
 
 
 def test_links_in_a_circle_are_refused_before_any_work(picture: Path) -> None:

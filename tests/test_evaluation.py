@@ -173,6 +173,9 @@ def test_results_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         store.prepare(tmp_path / "file")
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         store.load(tmp_path)
+    (tmp_path / "deep").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="does not hold results"):
+        store.load(tmp_path / "deep")
     (tmp_path / store.JSON).write_text("{")
     with pytest.raises(UsageError, match="does not hold results"):
         store.prepare(tmp_path)

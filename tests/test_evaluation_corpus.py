@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,45 @@ def test_sources_without_images_are_refused(tmp_path: Path) -> None:
         corpus.find([str(tmp_path)])
     with pytest.raises(UsageError, match="there is no file or folder"):
         corpus.find([str(tmp_path / "nowhere")])
+
+
+def damaged_header() -> bytes:
+    """An array whose header ends within a bracket."""
+    file = BytesIO()
+    np.save(file, np.zeros((2, 4, 4), np.uint8))
+    return file.getvalue().replace(b"(2, 4, 4)", b"(2, 4, 4 ")
+
+
+def zipped() -> bytes:
+    """An .npz file."""
+    file = BytesIO()
+    np.savez(file, np.zeros((2, 4, 4), np.uint8))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"PK\x03\x04junk", damaged_header(), zipped()])
+def test_files_that_are_no_arrays_are_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(data)
+    with pytest.raises(UsageError, match=r"a\.npy: not an array of numpy's: "):
+        corpus.find([str(tmp_path / "a.npy")])
+
+
+@pytest.mark.parametrize("data", [b"a.png\nb\0.png\n", b"\xff.png\n"])
+def test_files_that_are_no_lists_are_refused(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(UsageError, match=r"a\.txt is not a list of files, one a line"):
+        corpus.find([str(tmp_path / "a.txt")])
+
+
+def test_lists_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    (folder / "mine.txt").write_text("a.png\nb.png\n", "utf-8-sig")
+    assert [picture.path for picture in corpus.find([str(folder / "mine.txt")])] == [folder / "a.png", folder / "b.png"]
+
+
+def test_folders_give_pictures_of_formats_that_are_only_read(tmp_path: Path) -> None:
+    names = ["a.gif", "b.PCX", "c.qoi"]
+    for name in names:
+        PillowImage.fromarray(photograph(1, 20, 24)).save(tmp_path / name)
+    found = corpus.find([str(tmp_path)])
+    assert [picture.path.name for picture in found] == names
+    assert [picture.read().pixels.shape[:2] for picture in found] == [(20, 24)] * 3

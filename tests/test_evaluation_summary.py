@@ -138,3 +138,10 @@ def test_what_has_no_counterpart_is_named() -> None:
     assert found.unmatched == ["gone", "y"]
     assert found.broken == ["b by x: broken"]
     assert compare(first, results([])).worst() < 0
+
+
+def test_images_that_cannot_be_read_any_more_are_named() -> None:
+    first, second = results([row("a", "x", 10), row("b", "x", 10)]), results([row("a", "x", 10)])
+    assert compare(first, second).broken == []
+    second.images |= {"b": "cannot be read: gone", "never measured": "cannot be read: gone"}
+    assert compare(first, second).broken == ["b: cannot be read: gone"]

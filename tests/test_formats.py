@@ -100,6 +100,11 @@ def test_bmp_round_trip(channels: int, depth: int) -> None:
     assert read_image(encode_image(image, "bmp")) == image
 
 
+def test_bmp_keeps_colors_of_1_bit() -> None:
+    image = Image((noise(5, 6, 3) // 128) * np.uint8(255), 1)
+    np.testing.assert_array_equal(read_image(encode_image(image, "bmp")).pixels, image.pixels)
+
+
 @pytest.mark.parametrize("density", [(0xFFFFFFFF, 2835, 1), (2835, 1 << 31, 1)])
 def test_bmp_leaves_out_densities_that_it_cannot_hold(density: tuple[int, int, int]) -> None:
     image = Image(noise(5, 6, 3), 8, Metadata(density=density))

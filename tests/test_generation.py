@@ -211,6 +211,21 @@ def test_a_passage_is_one_row(glow: Any, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("between-*.png"))) == 9
 
 
+def test_a_passage_never_replaces_its_ends(glow: Any, tmp_path: Path) -> None:
+    source = tmp_path / "a.png"
+    PillowImage.fromarray(np.zeros((20, 30, 3), np.uint8)).save(source)
+    before = source.read_bytes()
+    done = command("--between", source, source, "-f", "-o", source)
+    assert (done.exit_code, source.read_bytes()) == (2, before)
+    assert "would replace the file itself" in done.stderr
+
+
+def test_pictures_that_exist_are_named(glow: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    done = command("-n", 1, "-o", tmp_path / "a.png")
+    assert (done.exit_code, done.stderr) == (1, f"gencodec: {tmp_path / 'a.png'} exists; use -f to overwrite it\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [

@@ -50,6 +50,18 @@ def test_a_lossy_file_says_so_and_keeps_alpha(model: str) -> None:
     assert gencodec.verify(data, model=model) == info
 
 
+@pytest.mark.parametrize("family", ["nvae-lossy", "beta-vae", "vq-vae", "vq-vae-2"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_region_of_a_picture_with_alpha(family: str, channels: int) -> None:
+    """All groups of so small a picture are decoded, so that some families know the checksum of its color."""
+    pixels = np.concatenate([picture(64, 64, channels), picture(64, 64, 1) // 2], 2)
+    data = gencodec.compress(pixels, model=family, quality=50)
+    whole = gencodec.decompress(data).pixels
+    part = gencodec.decompress(data, region=(3, 5, 20, 10)).pixels
+    np.testing.assert_array_equal(part[..., -1], whole[5:15, 3:23, -1])
+    assert part.shape == (10, 20, channels + 1)
+
+
 def test_sizes_land_within_five_percent_or_are_refused(model: str) -> None:
     pixels = picture(160, 160)
     sizes = [8 * len(gencodec.compress(pixels, model=model, quality=quality)) / 25600 for quality in (20, 60)]
