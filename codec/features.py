@@ -61,7 +61,7 @@ class TileFeatures:
         return result.reshape(g.near_rows, -1)
 
     def pools(self, band: slice) -> tuple[Array, Array]:
-        """Wholes of energies over two windows (2 * energies, n), and the windows' pixel counts (2, n), at least 1."""
+        """Sums of energies over two windows (2 * energies, n), and the windows' pixel counts (2, n), at least 1."""
         if self.pooled is None:
             energies = self.traces[: self.geometry.energies, :, self.above :, self.left : self.left + self.width]
             self.pooled = pool_sums(energies, self.valid, self.geometry)
@@ -89,7 +89,7 @@ def margined(tiles: Array, geometry: Geometry) -> Array:
 
 
 def pool_sums(energies: Wholes, valid: Mask, geometry: Geometry) -> tuple[Wholes, Wholes]:
-    """Wholes of energies (energies, tiles, height, width) over two windows, and the windows' pixel counts.
+    """Sums of energies (energies, tiles, height, width) over two windows, and the windows' pixel counts.
 
     The windows are the `row_pool` pixels to the left, and `pool_columns` pixels of each of `pool_rows` rows
     above, the k-th of which ends `lag - 1 + k` columns to the right (k from 0, upward).
@@ -110,7 +110,7 @@ def pool_sums(energies: Wholes, valid: Mask, geometry: Geometry) -> tuple[Wholes
 
 
 def row_sums(values: Wholes, count: int) -> Wholes:
-    """Wholes of `count` neighbors of a row each, for every place that has so many from there on to the right."""
+    """Sums of `count` neighbors of a row each, for every place that has so many from there on to the right."""
     if count == 1:
         return values
     half = row_sums(values, count // 2)
@@ -119,7 +119,7 @@ def row_sums(values: Wholes, count: int) -> Wholes:
 
 
 def diagonal_sums(values: Wholes, count: int) -> Wholes:
-    """Wholes of `count` values each, of which every next one stands a row higher and a column further right."""
+    """Sums of `count` values each, of which every next one stands a row higher and a column further right."""
     if count == 1:
         return values
     half = diagonal_sums(values, count // 2)

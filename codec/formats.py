@@ -117,21 +117,16 @@ def encode_image(image: Image, format: str = "png") -> bytes:  # noqa: A002
 
 def format_of(path: str | os.PathLike[str]) -> str:
     """The format that a path's suffix names, "png" if it has none; raises UsageError on an unknown suffix."""
-    suffix = Path(path).suffix.lower()
-    if not suffix:
-        return "png"
+    suffix = Path(path).suffix
+    return format_named(suffix) if suffix else "png"
+
+
+def format_named(suffix: str) -> str:
+    """The format whose files have the suffix, given with or without its dot; raises UsageError where there is none."""
+    suffix = f".{suffix.lower().removeprefix('.')}"
     if suffix not in SUFFIXES:
         raise UsageError(f"images with suffix {suffix} cannot be written; known are {', '.join(SUFFIXES)}")
     return SUFFIXES[suffix]
-
-
-def format_named(name: str) -> str:
-    """The format whose files have the suffix `name`, with or without its dot; raises UsageError where there is none."""
-    found = SUFFIXES.get(f".{name.lower().removeprefix('.')}")
-    if found is None:
-        known = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise UsageError(f"images of format {name!r} cannot be written; known are {known}")
-    return found
 
 
 def _load(source: Source) -> bytes:

@@ -218,7 +218,7 @@ class Wavefront:
         return result.reshape(g.near_rows, -1)
 
     def pools(self, step: int, lanes: slice) -> tuple[Array, Array]:
-        """Wholes of energies (2 * energies, positions) and counts (2, positions)."""
+        """Sums of energies (2 * energies, positions) and counts (2, positions)."""
         n = self.geometry.energies + 1
         sums = np.empty((2, n, len(self.schedule.tiles), lanes.stop - lanes.start), np.float32)
         sums[0] = self.left[:, :, lanes]
