@@ -9,7 +9,9 @@ stack again.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import constriction
@@ -136,19 +138,20 @@ class IntervalCoder:
         self.stack.encode_reverse((left + rest).astype(np.int32), _QUANTILE)
         self.bits += information(length)
 
-    def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], starts: Index, counts: Index) -> None:
-        """Push blocks of symbols, from `starts` on so many each, one after the other: what `push` does, in less time.
+    def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], begins: Index) -> None:
+        """Push columns of `symbols` (rows, n) block by block, the last one first: what `push` does, in less time.
 
-        `symbols`: beginnings of their intervals in the upper 16 bits, lengths in the lower ones, so none of the whole.
+        Block i goes from column begins[i] up to begins[i + 1], its symbols row by row. `symbols`: beginnings of their
+        intervals in the upper 16 bits, lengths in the lower ones, so none of the whole.
         """
         length = symbols & (TOTAL - 1)
         size = NARROWED.take(length)
-        shut = np.flatnonzero(size <= 1)
-        shuts = np.searchsorted(shut, starts) < np.searchsorted(shut, starts + counts)
-        for start, count, has_shut in zip(starts.tolist(), counts.tolist(), shuts.tolist(), strict=True):
-            block = slice(start, start + count)
-            rest = self._pop_rest(size[block]) if has_shut else self.stack.decode(_ANY, size[block])
-            rest += (symbols[block] >> TOTAL_BITS).astype(np.int32)
+        shut = np.flatnonzero((size <= 1).any(0))
+        shuts = np.diff(np.searchsorted(shut, begins)) > 0
+        for block, has_shut in zip(_reversed_blocks(begins), shuts[::-1].tolist(), strict=True):
+            sizes = size[:, block].ravel()
+            rest = self._pop_rest(sizes) if has_shut else self.stack.decode(_ANY, sizes)
+            rest += (symbols[:, block].ravel() >> TOTAL_BITS).astype(np.int32)
             self.stack.encode_reverse(rest, _QUANTILE)
         self.bits += information(length)
 
@@ -219,10 +222,10 @@ class FineCoder(IntervalCoder):
         self._put(left, length)
         self.bits += information(length, FINE_BITS)
 
-    def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], starts: Index, counts: Index) -> None:
-        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-            block = symbols[start : start + count].astype(np.int64)
-            self._put(block >> FINE_BITS, block & (FINE_TOTAL - 1))
+    def push_blocks(self, symbols: NDArray[np.unsignedinteger[Any]], begins: Index) -> None:
+        for block in _reversed_blocks(begins):
+            pushed = symbols[:, block].ravel().astype(np.int64)
+            self._put(pushed >> FINE_BITS, pushed & (FINE_TOTAL - 1))
         self.bits += information(symbols & (FINE_TOTAL - 1), FINE_BITS)
 
     def pop_quantiles(self, count: int) -> Index:
@@ -337,6 +340,11 @@ class MiddleCoder(RandomCoder):
 
     def pop_flags(self, share: int, count: int) -> Index:
         return np.full(count, int(2 * share > TOTAL), np.int64)
+
+
+def _reversed_blocks(begins: Index) -> Iterator[slice]:
+    """Slices from each of `begins` to the next one, the last one first."""
+    return (slice(a, b) for b, a in pairwise(begins[::-1].tolist()))
 
 
 def runs(count: int) -> list[slice]:

@@ -99,6 +99,19 @@ class Geometry:
         return 3 * (before + dx - self.reach[up][0])
 
 
+class Seen(NamedTuple):
+    """What a network is given of pixels' surroundings: (rows, n) each, as `Geometry` has them."""
+
+    context: Array
+    """Gray levels of neighboring pixels."""
+    near: Array
+    """Traces at neighboring places, and flags."""
+    sums: Array
+    """Of energies over two windows."""
+    counts: Array
+    """Of the windows' pixels, at least 1."""
+
+
 class Neighborhood(NamedTuple):
     """A context relative to its base predictions (3, n), and what a network keeps of it for its later stages."""
 

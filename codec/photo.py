@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from gencodec.codec import features, symmetry
 from gencodec.codec.coder import FineCoder, IntervalCoder, information
-from gencodec.codec.network import Array, Hidden, Neighborhood, Network
+from gencodec.codec.network import Array, Hidden, Neighborhood, Network, Seen
+from gencodec.codec.steps import Steps
 from gencodec.codec.tables import FINE_BITS, Tables
 from gencodec.codec.tiling import Box, Tiling
 from gencodec.codec.wavefront import Schedule, Wavefront
@@ -42,6 +43,11 @@ Progress = Callable[[float], None]
 HEADER = struct.Struct("<HHBB")
 TURN_AT, TURN_SHIFT = 4, 5
 """The byte of HEADER whose upper bits, from TURN_SHIFT on, hold the symmetry that the picture was turned by."""
+WHOLE_AT, WHOLE = 5, 1 << 7
+"""The byte of HEADER with the bit that tells that steps are blocks, but for the last TAIL ones."""
+TAIL = 64
+"""Steps at the end of which each color is a block of its own. The encoder begins there, with a stack that holds less
+than whole steps draw: that would take 0.1 % of a Kodak picture."""
 LENGTH = struct.Struct("<I")
 CODING_ORDER = (1, 0, 2)
 """Channel numbers of green, red, blue."""
@@ -96,6 +102,7 @@ class PhotoCodec:
         bits = self.network.total_bits
         self.tables = Tables(*constants, bits)  # type: ignore[arg-type]
         self.coder: type[IntervalCoder] = FineCoder if bits == FINE_BITS else IntervalCoder
+        self.steps = Steps(self.network, self.tables)
 
     # encoding
 
@@ -151,25 +158,28 @@ class PhotoCodec:
             if color < 2:
                 innovations[color] = 16 * pixel[color] - rows[0]
 
-    def push(self, schedule: Schedule, intervals: Intervals) -> tuple[bytes, float]:
+    def push(self, schedule: Schedule, intervals: Intervals, whole: int) -> tuple[bytes, float]:
         """The stream of a group's symbols, and its length in bits by the model's own probabilities.
 
-        `intervals`: (colors, tiles, height, width).
+        `intervals`: (colors, tiles, height, width). `whole`: as `decode_groups` takes it.
         """
         order, begins = schedule.order
         symbols = intervals.reshape(len(intervals), -1).take(order, 1)
-        starts = begins[-2::-1, None] + len(order) * np.arange(len(symbols))[::-1]
-        lengths = np.diff(begins)[::-1, None]
         coder = self.coder()
-        coder.push_blocks(symbols.ravel(), starts.ravel(), np.broadcast_to(lengths, starts.shape).ravel())
+        for end, begin in pairwise(begins[whole:][::-1].tolist()):
+            for color in range(len(symbols))[::-1]:
+                coder.push_blocks(symbols[color : color + 1, begin:end], np.array([0, end - begin]))
+        begins = begins[: whole + 1]
+        coder.push_blocks(symbols[:, : begins[-1]], begins)
         return coder.to_bytes(), coder.bits
 
     # decoding
 
-    def decode_groups(self, groups: list[Group], pixels: Pixels, origin: Box, report: Progress) -> None:
+    def decode_groups(self, groups: list[Group], pixels: Pixels, origin: Box, report: Progress, *, whole: int) -> None:
         """Decode groups in lockstep into `pixels` (height, width, 1 or 3), whose first pixel is that of `origin`.
 
-        Raises `InvalidFile` when a stream does not end where its pixels do.
+        `whole`: how many steps, the first ones, are a block of symbols each; of the others each color is one. Raises
+        `InvalidFile` when a stream does not end where its pixels do.
         """
         tiles = [tile for group in groups for tile in group.tiles]
         schedule = Schedule.of(tiles, self.network.geometry.lag)
@@ -180,32 +190,42 @@ class PhotoCodec:
             lanes = schedule.lanes(step)
             wavefront.begin(step)
             if lanes.stop > lanes.start:
-                self.decode_step(coders, wavefront, step, lanes, place)
+                coded = None if schedule.complete(step, lanes) else np.flatnonzero(schedule.valid(step, lanes))
+                coders.begin(lanes.stop - lanes.start, coded)
+                decode = self.decode_step if step < whole else self.decode_colors
+                pixel, trace = decode(coders, wavefront.seen(step, lanes), place.colors, coded)
+                place.put(step, lanes, pixel, coded)
+                wavefront.put(step, lanes, pixel, trace)
             else:  # tiles narrower than the lag
                 wavefront.put_nothing(step, lanes)
             if step % 32 == 0:
                 report(step / schedule.steps)
         coders.finish()
 
-    def decode_step(self, coders: GroupCoders, wavefront: Wavefront, step: int, lanes: slice, place: Placement) -> None:
-        """Decode the pixels of one step."""
-        around = self.network.neighborhood(wavefront.context(step, lanes))
-        hidden, rows = self.network.trunk(around, wavefront.near(step, lanes), *wavefront.pools(step, lanes))
-        schedule = wavefront.schedule
-        coded = None if schedule.complete(step, lanes) else np.flatnonzero(schedule.valid(step, lanes))
-        coders.begin(lanes.stop - lanes.start, coded)
+    def decode_step(self, coders: GroupCoders, seen: Seen, colors: int, coded: Index | None) -> tuple[Array, Array]:
+        """Pixels (3, n) of a step, and their traces; only those that `coded` lists are coded, unless it is None."""
+        every = slice(None) if coded is None else coded
+        quantiles = np.zeros((colors, seen.context.shape[1]), np.float32)
+        quantiles[:, every] = coders.pop_quantiles(colors)
+        found = self.steps.run(seen, quantiles)
+        coders.give_back(found.rest[:, every], found.length[:, every])
+        return found.pixel, found.trace
+
+    def decode_colors(self, coders: GroupCoders, seen: Seen, colors: int, coded: Index | None) -> tuple[Array, Array]:
+        """What `decode_step` does, where each color's symbols are a block."""
+        around = self.network.neighborhood(seen.context)
+        hidden, rows = self.network.trunk(around, seen.near, seen.sums, seen.counts)
         pixel = np.empty((3, rows.shape[1]), np.float32)
         innovations = np.empty((2, rows.shape[1]), np.float32)
-        for color in range(place.colors):
+        for color in range(colors):
             if color:
                 rows = self.network.color(color, hidden, innovations[:color], around)
             pixel[color] = self.pop(coders, rows, coded)
             if color < 2:
                 innovations[color] = 16 * pixel[color] - rows[0]
-        if place.colors == 1:
+        if colors == 1:
             pixel[1:] = pixel[0]
-        place.put(step, lanes, pixel, coded)
-        wavefront.put(step, lanes, pixel, self.network.trace(around, pixel))
+        return pixel, self.network.trace(around, pixel)
 
     def pop(self, coders: GroupCoders, rows: Array, coded: Index | None) -> Index:
         """Gray levels (n,) with distributions `rows` (3, n); zero where `coded` does not list the position."""
@@ -241,15 +261,20 @@ class GroupCoders:
         ends = self.tiles * rows
         self.ends = (ends if coded is None else np.searchsorted(coded, ends)).tolist()
 
-    def pop_quantiles(self) -> Index:
-        """Numbers within the intervals of one color of the step; `give_back` must follow."""
-        parts = [coder.pop_quantiles(b - a) for coder, (a, b) in zip(self.coders, pairwise(self.ends), strict=True)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def pop_quantiles(self, colors: int | None = None) -> Index:
+        """Numbers within the intervals of the step's symbols; `give_back` must follow.
+
+        They are (n,), or of so many colors (colors, n), each group's as one block.
+        """
+        shape = (-1,) if colors is None else (colors, -1)
+        spans = zip(self.coders, pairwise(self.ends), strict=True)
+        parts = [coder.pop_quantiles((colors or 1) * (b - a)).reshape(shape) for coder, (a, b) in spans]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
 
     def give_back(self, rest: Index, length: Index) -> None:
-        """Finish popping: give back where within their intervals the quantiles lay."""
+        """Finish popping: give back where within their intervals the quantiles lay, shaped as these."""
         for coder, (a, b) in zip(self.coders, pairwise(self.ends), strict=True):
-            coder.give_back(rest[a:b], length[a:b])
+            coder.give_back(rest[..., a:b].ravel(), length[..., a:b].ravel())
 
     def finish(self) -> None:
         """Check that the streams have ended. Raises `InvalidFile`."""
@@ -301,7 +326,7 @@ def encode(
     codec = PhotoCodec(model)
     wide = codec.network.wide
     tiling = Tiling.of(width, height, patient=patient and wide, low=not wide)
-    groups = list(tiling.groups())
+    groups, whole = list(tiling.groups()), whole_steps(tiling, codec.network.geometry.lag)
     streams, bits = [], 0.0
     with ThreadPoolExecutor(model.threads) as pool:
 
@@ -318,7 +343,7 @@ def encode(
             for schedule, found, jobs in one_ahead(map(begun, groups)):
                 for job in jobs:
                     job.result()
-                yield pool.submit(codec.push, schedule, found)
+                yield pool.submit(codec.push, schedule, found, whole)
 
         try:
             # while a group is pushed, tiles of those after it are computed
@@ -333,6 +358,7 @@ def encode(
             raise
     payload = bytearray(packed(tiling, streams))
     payload[TURN_AT] |= turn << TURN_SHIFT
+    payload[WHOLE_AT] |= WHOLE if whole else 0
     return Encoded(bytes(payload), bits)
 
 
@@ -359,14 +385,17 @@ def decode(
     `region` is (x, y, width, height); only groups of tiles that overlap it are decoded. Raises `InvalidFile`
     for damaged payloads.
     """
-    turn, payload = unmarked(payload)
+    turn, in_steps, payload = unmarked(payload)
     whole = Box(0, 0, shape[1], shape[0])
     extent = symmetry.turned_box(whole, turn, whole.width, whole.height)
     part = symmetry.turned_box(Box(*region), turn, whole.width, whole.height) if region else None
     tiling, streams = parsed(payload, extent.width, extent.height)
     codec = PhotoCodec(model, alone=len(streams) == 1)
+    steps = whole_steps(tiling, codec.network.geometry.lag) if in_steps else 0
+    if in_steps and not steps:
+        raise InvalidFile("the coded pixels are damaged: their tiles are too small for whole steps")
     pixels = decoded(
-        codec.decode_groups,
+        partial(codec.decode_groups, whole=steps),
         tiling,
         streams,
         (extent.height, extent.width, shape[2]),
@@ -377,13 +406,22 @@ def decode(
     return cast(Pixels, symmetry.turned_back(pixels, turn))
 
 
-def unmarked(payload: bytes) -> tuple[int, bytes]:
-    """The symmetry that a payload's picture was turned by, and the payload without it. Raises `InvalidFile`."""
+def whole_steps(tiling: Tiling, lag: int) -> int:
+    """How many steps are a block each: all but the last ones of the largest tiles."""
+    return max(0, tiling.tile_width + lag * (tiling.tile_height - 1) - TAIL)
+
+
+def unmarked(payload: bytes) -> tuple[int, bool, bytes]:
+    """The symmetry that a picture was turned by, whether steps are blocks, and the payload without these marks.
+
+    Raises `InvalidFile`.
+    """
     if len(payload) < HEADER.size:
         raise InvalidFile("the coded pixels are truncated")
     plain = bytearray(payload)
     plain[TURN_AT] &= (1 << TURN_SHIFT) - 1
-    return payload[TURN_AT] >> TURN_SHIFT, bytes(plain)
+    plain[WHOLE_AT] &= ~WHOLE
+    return payload[TURN_AT] >> TURN_SHIFT, bool(payload[WHOLE_AT] & WHOLE), bytes(plain)
 
 
 def decoded(

@@ -22,6 +22,7 @@ from gencodec.codec.network import (
     Array,
     Geometry,
     Index,
+    Seen,
     Whole,
     flags_of,
 )
@@ -191,6 +192,10 @@ class Wavefront:
         area = self.areas.begin(step, lanes)
         np.add(self.areas.at(step - self.slope, lanes, 1), self.runs.at(step - 1, lanes, 1), out=area)
         area -= self.runs.at(step - 1 - self.slope * g.pool_rows, lanes, 1 + g.pool_rows)
+
+    def seen(self, step: int, lanes: slice) -> Seen:
+        """What the network is given of a step."""
+        return Seen(self.context(step, lanes), self.near(step, lanes), *self.pools(step, lanes))
 
     def context(self, step: int, lanes: slice) -> Array:
         """Neighboring pixels (rows, positions)."""

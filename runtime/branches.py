@@ -11,13 +11,17 @@ The fields that are looked at are those of onnx.proto: ModelProto, GraphProto, N
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gencodec.errors import MALFORMED, InvalidFile
 from gencodec.runtime import protobuf
 from gencodec.runtime.onnxfile import (
+    DTYPES,
     GRAPH_INITIALIZER,
     MODEL_GRAPH,
     MODEL_METADATA,
@@ -31,14 +35,23 @@ from gencodec.runtime.protobuf import fields, message_of, text_of
 
 GRAPH_NODE, GRAPH_NAME, GRAPH_INPUT, GRAPH_OUTPUT = 1, 2, 11, 12
 NODE_INPUT, NODE_OUTPUT, NODE_KIND, NODE_ATTRIBUTE = 1, 2, 4, 5
-ATTRIBUTE_NAME, ATTRIBUTE_NUMBER, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS, ATTRIBUTE_KIND = 1, 3, 6, 11, 20
-OF_NUMBER = 2
+ATTRIBUTE_NAME, ATTRIBUTE_NUMBER, ATTRIBUTE_GRAPH, ATTRIBUTE_NUMBERS, ATTRIBUTE_GRAPHS, ATTRIBUTE_KIND = (
+    1,
+    3,
+    6,
+    8,
+    11,
+    20,
+)
+OF_NUMBER, OF_GRAPH, OF_NUMBERS = 2, 5, 7
 VALUE_NAME = 1
 STAGE = "stage"
 WHOLE = "gencodec.whole"
 """The shape of all values in a row."""
-INT64 = 7
 CONDITIONS = {"Less": operator.lt, "Equal": operator.eq}
+
+Attribute = int | Sequence[int] | bytes
+"""A number, numbers, or a serialized graph."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +80,24 @@ class Node:
         return cls(data, names[NODE_KIND][-1], tuple(names[NODE_INPUT]), tuple(names[NODE_OUTPUT]), graphs, plain)
 
     @classmethod
-    def made(cls, kind: str, inputs: Sequence[str], output: str, flag: str = "") -> Node:
-        """One whose attributes are as usual, but `flag`, which is 1."""
-        texts = [(NODE_INPUT, name) for name in inputs] + [(NODE_OUTPUT, output), (NODE_KIND, kind)]
-        parts = [protobuf.field(number, text.encode()) for number, text in texts]
-        if flag:
-            entries = ((ATTRIBUTE_NAME, flag.encode()), (ATTRIBUTE_NUMBER, 1), (ATTRIBUTE_KIND, OF_NUMBER))
-            attribute = b"".join(protobuf.field(number, value) for number, value in entries)
-            parts.append(protobuf.field(NODE_ATTRIBUTE, attribute))
-        return cls(b"".join(parts), kind, tuple(inputs), (output,), plain=not flag)
+    def made(cls, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Attribute) -> Node:
+        """One whose attributes are as usual, but for these: numbers, lists of numbers, or serialized graphs."""
+        texts = [(NODE_INPUT, name) for name in inputs] + [(NODE_OUTPUT, name) for name in outputs]
+        parts = [protobuf.field(number, text.encode()) for number, text in (*texts, (NODE_KIND, kind))]
+        parts += [protobuf.field(NODE_ATTRIBUTE, _attribute(name, value)) for name, value in attributes.items()]
+        return cls(b"".join(parts), kind, tuple(inputs), tuple(outputs), plain=not attributes)
+
+    def renamed(self, name_of: Callable[[str], str]) -> Node:
+        """The same operation on values of other names. Raises `InvalidFile` for one that holds graphs."""
+        if self.graphs:
+            raise InvalidFile(f"the model's graph holds others, in {self.kind}")
+        inputs, outputs = (tuple(map(name_of, names)) for names in (self.inputs, self.outputs))
+        parts = [protobuf.field(NODE_INPUT, name.encode()) for name in inputs]
+        parts += [protobuf.field(NODE_OUTPUT, name.encode()) for name in outputs]
+        parts += [
+            protobuf.field(n, value) for n, value in fields(memoryview(self.data)) if n in (NODE_KIND, NODE_ATTRIBUTE)
+        ]
+        return Node(b"".join(parts), self.kind, inputs, outputs, plain=self.plain)
 
     def lookups(self) -> Iterator[Node]:
         """For a Gather from one axis of single values, what does the same in a seventh of the time.
@@ -84,10 +106,10 @@ class Node:
         """
         (table, index), (found,) = self.inputs, self.outputs
         extent, line, values = (f"{found}.{part}" for part in ("extent", "line", "values"))
-        yield Node.made("Shape", [index], extent)
-        yield Node.made("Reshape", [index, WHOLE], line)
-        yield Node.made("GatherElements", [table, line], values)
-        yield Node.made("Reshape", [values, extent], found, "allowzero")
+        yield Node.made("Shape", [index], [extent])
+        yield Node.made("Reshape", [index, WHOLE], [line])
+        yield Node.made("GatherElements", [table, line], [values])
+        yield Node.made("Reshape", [values, extent], [found], allowzero=1)
 
     def reads(self) -> Iterator[str]:
         """The names of what the node and the graphs within it depend on, and of what those compute themselves."""
@@ -141,24 +163,32 @@ class Branches:
 
     def model(self, stage: int) -> bytes:
         """The model of the graph with that number; inputs and outputs are those of all. Raises `InvalidFile`."""
+        nodes, constants = self.parts(stage, self.graph.outputs)
+        kept = [protobuf.field(GRAPH_NODE, node.data) for node in nodes]
+        kept += [protobuf.field(GRAPH_INITIALIZER, data) for data in constants.values()]
+        return self.joined([*kept, self.graph.rest])
+
+    def parts(self, stage: int, outputs: Iterable[str]) -> tuple[list[Node], dict[str, bytes | memoryview]]:
+        """Nodes and constants on which those outputs of a graph depend. Raises `InvalidFile`."""
         try:
             nodes = list(self.quickened(self.chosen(self.graph.nodes, stage)))
-            needed, kept = set(self.graph.outputs), []
+            needed, kept = set(outputs), []
             for node in reversed(nodes):
                 if not needed.isdisjoint(node.outputs):
                     needed.update(node.reads())
-                    kept.append(protobuf.field(GRAPH_NODE, node.data))
+                    kept.append(node)
         except MALFORMED as error:
             raise InvalidFile("the model is not a readable ONNX file") from error
         if STAGE in needed:
             raise InvalidFile(f"the model does not tell its graphs apart by the constant {STAGE}")
-        constants = [
-            protobuf.field(GRAPH_INITIALIZER, data) for name, data in self.graph.constants.items() if name in needed
-        ]
+        constants: dict[str, bytes | memoryview] = {n: data for n, data in self.graph.constants.items() if n in needed}
         if WHOLE in needed:
-            constants.append(protobuf.field(GRAPH_INITIALIZER, _number(WHOLE, -1)))
-        graph = b"".join([*kept[::-1], *constants, self.graph.rest])
-        return self.rest + protobuf.field(MODEL_GRAPH, graph)
+            constants[WHOLE] = tensor(WHOLE, np.array([-1]))
+        return kept[::-1], constants
+
+    def joined(self, graph: Iterable[bytes]) -> bytes:
+        """The model of a graph with these fields, versions and all else as in the file."""
+        return self.rest + protobuf.field(MODEL_GRAPH, b"".join(graph))
 
     def chosen(self, nodes: Sequence[Node], stage: int) -> Iterator[Node]:
         """Nodes, with those of the branch that is taken in place of every If on the stage's number."""
@@ -171,7 +201,7 @@ class Branches:
                 branch = Graph.read(node.graphs["then_branch" if settled[node.inputs[0]] else "else_branch"])
                 yield from self.chosen(branch.nodes, stage)
                 for given, name in zip(branch.outputs, node.outputs, strict=True):
-                    yield Node.made("Identity", [given], name)
+                    yield Node.made("Identity", [given], [name])
             else:
                 yield node
 
@@ -191,6 +221,18 @@ class Branches:
         return stage if name == STAGE else self.file.constants[name]
 
 
+def _attribute(name: str, value: Attribute) -> bytes:
+    """A serialized AttributeProto."""
+    entries: list[tuple[int, int | bytes]] = [(ATTRIBUTE_NAME, name.encode())]
+    if isinstance(value, int):
+        entries += [(ATTRIBUTE_NUMBER, value), (ATTRIBUTE_KIND, OF_NUMBER)]
+    elif isinstance(value, bytes):
+        entries += [(ATTRIBUTE_GRAPH, value), (ATTRIBUTE_KIND, OF_GRAPH)]
+    else:
+        entries += [(ATTRIBUTE_NUMBERS, number) for number in value] + [(ATTRIBUTE_KIND, OF_NUMBERS)]
+    return b"".join(protobuf.field(number, entry) for number, entry in entries)
+
+
 def _graphs(attribute: memoryview) -> Iterator[tuple[str, memoryview]]:
     """Graphs that an attribute holds, by its name and their place."""
     name, found = "", []
@@ -203,11 +245,12 @@ def _graphs(attribute: memoryview) -> Iterator[tuple[str, memoryview]]:
         yield name if not place else f"{name}.{place}", graph
 
 
-def _number(name: str, value: int) -> bytes:
-    """A constant of one axis that holds one number of 64 bits."""
-    raw = value.to_bytes(8, "little", signed=True)
-    parts = ((TENSOR_DIMS, 1), (TENSOR_TYPE, INT64), (TENSOR_NAME, name.encode()), (TENSOR_RAW, raw))
-    return b"".join(protobuf.field(number, value) for number, value in parts)
+def tensor(name: str, values: NDArray[np.generic]) -> bytes:
+    """A constant, serialized."""
+    kinds = {np.dtype(text): kind for kind, text in DTYPES.items()}
+    dims = [(TENSOR_DIMS, size) for size in values.shape]
+    rest = ((TENSOR_TYPE, kinds[values.dtype]), (TENSOR_NAME, name.encode()), (TENSOR_RAW, values.tobytes()))
+    return b"".join(protobuf.field(number, value) for number, value in (*dims, *rest))
 
 
 def _name(message: memoryview, field_of_name: int) -> str:

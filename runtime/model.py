@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Model:
         self.adapted = hashlib.sha256(data).hexdigest() != card.sha256
         self.file = onnxfile.read(data)
         self.worst_sum = proof.check(self.file, adapted=self.adapted)
-        self._sessions: dict[int, ort.InferenceSession] = {}
+        self._sessions: dict[int | str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
 
     @cached_property
@@ -147,7 +147,11 @@ class Model:
         return self._run(number, outputs, given)
 
     def _run(self, stage: int, outputs: list[str] | None, given: dict[str, NDArray[Any]]) -> list[Array]:
-        session = self.session(stage)
+        return self._results(self.session(stage), outputs, given)
+
+    def _results(
+        self, session: ort.InferenceSession, outputs: list[str] | None, given: Mapping[str, NDArray[Any]]
+    ) -> list[Array]:
         try:
             return session.run(outputs, given)  # type: ignore[return-value]
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
@@ -159,16 +163,28 @@ class Model:
 
     def session(self, stage: int) -> ort.InferenceSession:
         """The session of one of the model's graphs, with no more of the file than that needs. Raises `InvalidFile`."""
-        if stage not in self._sessions:
+        return self._session(stage, lambda branches: branches.model(stage))
+
+    def run_composed(
+        self, name: str, compose: Callable[[Branches], bytes], inputs: Mapping[str, NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        """All outputs of the graph `name` that `compose` makes of the model's own, once. Raises `InvalidFile`."""
+        return self._results(self._session(name, compose, long=True), None, inputs)
+
+    def _session(
+        self, name: int | str, make: Callable[[Branches], bytes], *, long: bool = False
+    ) -> ort.InferenceSession:
+        if name not in self._sessions:
             with self._lock:
-                if stage not in self._sessions:
-                    self._sessions[stage] = open_session(
-                        self._branches.model(stage),
+                if name not in self._sessions:
+                    self._sessions[name] = open_session(
+                        make(self._branches),
                         threads=self.given_threads,
                         device=self.device,
                         optimize=self.optimize,
+                        long=long,
                     )
-        return self._sessions[stage]
+        return self._sessions[name]
 
 
 _warm: dict[tuple[Any, ...], Model] = {}

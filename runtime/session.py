@@ -39,12 +39,14 @@ def has_gpu() -> bool:
 
 
 def open_session(
-    model: bytes, *, threads: int | None = None, device: str = "auto", optimize: bool = True
+    model: bytes, *, threads: int | None = None, device: str = "auto", optimize: bool = True, long: bool = False
 ) -> ort.InferenceSession:
     """A session for a serialized model.
 
     `threads` is the number of CPU threads of one operation (None: all cores); `optimize=False` switches graph
-    optimizations off, which changes speed and nothing else. Raises `UsageError` for devices that are not there.
+    optimizations off, which changes speed and nothing else. `long`: the graph has hundreds of operations, so that
+    planning which share memory, and fusing them, takes longer than it saves. Raises `UsageError` for devices that are
+    not there.
     """
     ort.set_default_logger_severity(FATAL_ONLY)
     provider = provider_of(device)
@@ -53,7 +55,9 @@ def open_session(
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    full = level.ORT_ENABLE_BASIC if long else level.ORT_ENABLE_ALL
+    options.graph_optimization_level = full if optimize else level.ORT_DISABLE_ALL
+    options.enable_mem_reuse = not long
     providers: list[Any] = [(provider, EXACT_OPTIONS.get(provider, {}))]
     if provider != PROVIDERS["cpu"]:
         providers.append(PROVIDERS["cpu"])

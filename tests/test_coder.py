@@ -184,17 +184,24 @@ def test_fine_intervals_come_back_and_leave_nothing(pushed: list[Block]) -> None
     assert reader.bits + coder.bits == pytest.approx(0, abs=1e-6)
 
 
-@settings(max_examples=60)
-@given(st.lists(fine_blocks.map(lambda blocks: [b for b in blocks if len(b[0])])))
-def test_fine_blocks_pushed_at_once_are_those_pushed_in_turn(several: list[list[Block]]) -> None:
-    pushed = [pair for blocks in several for pair in blocks]
-    one, other = FineCoder(), FineCoder()
-    for left, length in pushed:
-        one.push(left, length)
-    left, length = np.concatenate([np.zeros((2, 0), np.int64), *map(np.stack, pushed)], 1)
-    counts = np.array([len(left) for left, _ in pushed], np.int64)
-    symbols = (left.astype(np.uint64) << np.uint64(20)) | length.astype(np.uint64)
-    other.push_blocks(symbols, np.cumsum(counts) - counts, counts)
+@settings(max_examples=100)
+@given(
+    st.sampled_from([IntervalCoder, FineCoder]), st.integers(1, 3), st.lists(st.integers(0, 9), max_size=9), st.data()
+)
+def test_blocks_pushed_at_once_are_those_pushed_in_turn(
+    kind: type[IntervalCoder], rows: int, counts: list[int], data: st.DataObject
+) -> None:
+    """The last one first, each row by row."""
+    bits, interval = (16, intervals()) if kind is IntervalCoder else (20, fine_intervals())
+    shorter = interval.filter(lambda pair: pair[1] < 1 << bits)
+    count = rows * sum(counts)
+    left, length = block(data.draw(st.lists(shorter, min_size=count, max_size=count)))
+    left, length = left.reshape(rows, -1), length.reshape(rows, -1)
+    begins = np.cumsum([0, *counts])
+    one, other = kind(), kind()
+    for begin, end in reversed(list(pairwise(begins.tolist()))):
+        one.push(left[:, begin:end].ravel(), length[:, begin:end].ravel())
+    other.push_blocks((left << bits | length).astype(kind.PACKED), begins)
     assert other.to_bytes() == one.to_bytes()
     assert other.bits == pytest.approx(one.bits)
 

@@ -276,6 +276,45 @@ def test_damage_elsewhere_does_not_reach_a_region(tiny: Model) -> None:
     np.testing.assert_array_equal(found, pixels[:20, :30])
 
 
+# blocks of symbols
+
+
+@pytest.mark.parametrize(("height", "width", "colors"), [(90, 70, 3), (60, 131, 1), (1, 90, 3), (20, 5, 3)])
+@pytest.mark.parametrize("name", ["tiny", "first"])
+def test_files_whose_blocks_are_of_a_color_are_read(
+    name: str, height: int, width: int, colors: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All were so once."""
+    pixels, model = picture(height, width, colors), request.getfixturevalue(name)
+    whole = photo.encode(pixels, model).payload
+    assert bool(whole[photo.WHOLE_AT] & photo.WHOLE) == (width + 3 * (height - 1) > photo.TAIL)
+    with monkeypatch.context() as patch:
+        patch.setattr(photo, "TAIL", 1 << 20)
+        before = photo.encode(pixels, model).payload
+    assert not before[photo.WHOLE_AT] & photo.WHOLE
+    assert (before == whole) == (not whole[photo.WHOLE_AT] & photo.WHOLE)
+    for payload in (whole, before):
+        np.testing.assert_array_equal(photo.decode(payload, pixels.shape, model), pixels)  # type: ignore[arg-type]
+
+
+def test_whole_steps_are_worth_no_bytes(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be where the encoder begins, which is why the last steps are not."""
+    pixels = picture(200, 200)
+    sizes = []
+    for tail in (photo.TAIL, 1 << 20, 0):
+        monkeypatch.setattr(photo, "TAIL", tail)
+        sizes.append(len(photo.encode(pixels, tiny).payload))
+    assert sizes[0] <= sizes[1] + 8 < sizes[2]
+
+
+def test_small_tiles_do_not_claim_whole_steps(tiny: Model) -> None:
+    pixels = picture(8, 9)
+    payload = bytearray(photo.encode(pixels, tiny).payload)
+    payload[photo.WHOLE_AT] |= photo.WHOLE
+    with pytest.raises(InvalidFile, match="too small for whole steps"):
+        photo.decode(bytes(payload), (8, 9, 3), tiny)
+
+
 # damage
 
 
@@ -392,5 +431,5 @@ def test_wide_networks_take_larger_tiles_for_patient_decoders(
     hurried, patient = (photo.encode(pixels, tiny, patient=patient).payload for patient in (False, True))
     assert (hurried == patient) != wide
     if wide:
-        assert photo.parsed(patient, 290, 200)[0].tile_width == 290
+        assert photo.parsed(photo.unmarked(patient)[2], 290, 200)[0].tile_width == 290
     np.testing.assert_array_equal(photo.decode(patient, pixels.shape, tiny), pixels)
