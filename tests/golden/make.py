@@ -73,6 +73,9 @@ def neural_files() -> Iterator[tuple[str, bytes]]:
             for kind, part in (("color", photograph[100:171, 50:155]), ("grey", photograph[150:190, 100:141, 1:2])):
                 data = gencodec.compress(np.ascontiguousarray(part), model=card.name, device="cpu")
                 yield f"{card.name}-{kind}", data
+    for name in ("photo-base.1", "photo-small.1", "photo-base.5"):  # of each format of photo's networks
+        yield f"{name}-steps", by_model(name, np.ascontiguousarray(photograph[100:231, 50:195]))
+        yield f"{name}-steps-grey", by_model(name, np.ascontiguousarray(photograph[150:240, 100:201, 1:2]))
     part = np.ascontiguousarray(photograph[100:290, 30:220])
     stripes = np.where(np.arange(190)[:, None] % 3 == 0, 40, 0)  # unlike what was trained on
     yield "fitted-2", gencodec.compress((part // 2 + stripes).astype(np.uint8), model="photo-base.2", effort=4)
