@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from gencodec.cli import stdout
 from gencodec.codec import atomic
-from gencodec.errors import UsageError
+from gencodec.errors import TargetError, UsageError
 
 STANDARD = "-"  # stdin as a source, stdout as a target
 SUFFIX = ".gnc"
@@ -50,19 +49,18 @@ def decompressed_name(name: str, image_format: str | None = None) -> str:
 
 
 def plan(sources: Sequence[str], output: str | None, output_dir: str | None, rename: Callable[[str], str]) -> list[Job]:
-    """Return the job of every source, before anything is read or written.
+    """Return the job of every source, before anything is read or written; one for a source that is named twice.
 
     `rename` makes a target's name from a source's. Raises UsageError where options contradict each other or
     two sources would be written to one target.
     """
+    sources = distinct(sources)
     if output is not None and output_dir is not None:
         raise UsageError("-o and --output-dir exclude each other")
     if output == "":
         raise UsageError("-o names no file")
     if output is not None and len(sources) > 1:
         raise UsageError("-o names the output of one file; use --output-dir for many")
-    if sources.count(STANDARD) > 1:
-        raise UsageError("standard input can be read only once")
     jobs = [Job(source, _target(source, output_dir, rename) if output is None else output) for source in sources]
     owners: dict[str, str] = {}
     for job in jobs:
@@ -70,6 +68,13 @@ def plan(sources: Sequence[str], output: str | None, output_dir: str | None, ren
         if owner != job.source:
             raise UsageError(f"{owner} and {job.source} would both be written to {job.target}")
     return jobs
+
+
+def distinct(sources: Sequence[str]) -> list[str]:
+    """Sources without those that were named before. Raises UsageError for stdin, which can be read only once."""
+    if sources.count(STANDARD) > 1:
+        raise UsageError("standard input can be read only once")
+    return list(dict.fromkeys(sources))
 
 
 def _target(source: str, output_dir: str | None, rename: Callable[[str], str]) -> str:
@@ -97,9 +102,8 @@ def read(source: str) -> bytes:
 def check_target(job: Job, *, force: bool) -> None:
     """Refuse a target that must not be written, before any work is done for it.
 
-    Raises UsageError for binary data to a terminal and for a target that is its own source, FileExistsError for a file
-    that exists, unless `force` is set, and OSError for a folder that cannot take it. Devices and pipes are always
-    written.
+    Raises UsageError for binary data to a terminal and for a target that is its own source, and TargetError for a file
+    that exists, unless `force` is set, and for a folder that cannot take it. Devices and pipes are always written.
     """
     if job.target == STANDARD:
         if sys.stdout.isatty():
@@ -112,25 +116,19 @@ def check_target(job: Job, *, force: bool) -> None:
     if exists and job.source != STANDARD and Path(job.source).exists() and target.samefile(job.source):
         raise UsageError("the output would replace the file itself")
     if target.is_file() and not force:
-        raise FileExistsError(0, f"{job.target} exists; use -f to overwrite it")
-    if target.is_file() or not exists:
-        _check_folder(atomic.followed(target).parent)
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise OSError where a folder cannot take a new file."""
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder} to write to")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(errno.EACCES, f"the folder {folder} cannot be written to")
+        raise TargetError(f"{job.target} exists; use -f to overwrite it")
+    try:
+        atomic.check_target(target)
+    except OSError as error:
+        raise TargetError(error.strerror) from error
 
 
 def write(target: str, data: bytes) -> None:
-    """Write a file whole or not at all, or to stdout for `-`. Raises OSError, and StdoutLost for `-`."""
+    """Write a file whole or not at all, or to stdout for `-`. Raises TargetError, and StdoutLost for `-`."""
     if target == STANDARD:
         stdout.write(data)
         return
     try:
         atomic.write_file(target, data)
     except OSError as error:
-        raise OSError(error.errno, f"{target} cannot be written: {error.strerror}") from error
+        raise TargetError(f"{target} cannot be written: {error.strerror}") from error

@@ -26,6 +26,7 @@ def info(sources: Sources, model: ForeignModel = None, as_json: Json = False) ->
     from gencodec.codec import api
 
     check_model(model)
+    sources = files.distinct(sources)
 
     def work(source: str) -> None:
         found = api.info(files.read(source), model=model)
@@ -47,6 +48,7 @@ def verify(
 
     check_model(model)
     check_device(device)
+    sources = files.distinct(sources)
 
     def work(source: str) -> None:
         data = files.read(source)

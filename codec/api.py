@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gencodec.codec import choice, levels, ordinary, samples
 from gencodec.codec import container as gnc
-from gencodec.codec.atomic import write_file
+from gencodec.codec.atomic import check_target, write_file
 from gencodec.codec.codecs import LOSSY
 from gencodec.codec.container import Coder, Container, Header, ModelRef, Section, SectionKind
 from gencodec.codec.image import Image, Metadata
@@ -277,8 +277,11 @@ def save(
 ) -> None:
     """Write an image as a .gnc file to a path or an open binary file; as `compress`.
 
-    A file at the path is replaced only when the new one is complete.
+    A file at the path is replaced only when the new one is complete. Raises OSError where none can be written, if that
+    shows before anything is coded.
     """
+    if isinstance(target, str | os.PathLike):
+        check_target(target)
     data = compress(image, model=model, effort=effort, quality=quality, threads=threads, device=device)
     if isinstance(target, str | os.PathLike):
         write_file(target, data)

@@ -35,6 +35,18 @@ def write_file(target: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
+def check_target(target: str | os.PathLike[str]) -> None:
+    """Raise OSError where there is no folder that takes what `write_file` would write."""
+    path = Path(target)
+    if path.exists() and not path.is_file():
+        return
+    folder = followed(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder} to write to")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, f"the folder {folder} cannot be written to")
+
+
 def followed(path: Path) -> Path:
     """The place that a path leads to, whether or not anything is there. Raises OSError where links lead in a circle."""
     place = Path(os.path.realpath(path))

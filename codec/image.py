@@ -64,8 +64,8 @@ class Metadata:
     def __post_init__(self) -> None:
         for _, name, layout in _RECORDS:
             value = getattr(self, name)
-            if value is not None:
-                _pack(name, layout, value)
+            if value is not None:  # numbers as they will be read: of Python's own kinds, several of them in a tuple
+                object.__setattr__(self, name, _unpack(name, layout, _pack(name, layout, value)))
 
     def __bool__(self) -> bool:
         return any(getattr(self, entry.name) is not None for entry in fields(self))
@@ -156,6 +156,7 @@ class Image:
             raise UsageError(f"pixels must be a numpy array, not {type(self.pixels).__name__}")
         _check_shape(self.pixels)
         _check_depth(self.pixels, self.bit_depth)
+        object.__setattr__(self, "bit_depth", int(self.bit_depth))
 
     @classmethod
     def from_array(
@@ -240,7 +241,7 @@ def _check_shape(pixels: Pixels) -> None:
 
 def _check_depth(pixels: Pixels, bit_depth: int) -> None:
     """Raise UsageError unless every sample is one that the bit depth can hold."""
-    if not isinstance(bit_depth, int) or not 1 <= bit_depth <= 16:
+    if isinstance(bit_depth, bool) or not isinstance(bit_depth, int | np.integer) or not 1 <= bit_depth <= 16:
         raise UsageError(f"the bit depth must be 1 to 16, not {bit_depth}")
     expected = np.uint8 if bit_depth in PACKED_DEPTHS else np.uint16
     if pixels.dtype != expected:

@@ -10,7 +10,7 @@ import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from gencodec.codec.atomic import write_file
 from gencodec.errors import MALFORMED, UsageError
@@ -59,12 +59,22 @@ def load(path: Path) -> Results:
         content = json.loads(file.read_text())
         if content.pop("format") != FORMAT:
             raise UsageError(f"{file} was written by another version of gencodec")
-        rows = [Row(**values) for values in content.pop("rows")]
+        rows = [_row(values) for values in content.pop("rows")]
         return Results(**content, rows=rows)
     except OSError as error:
         raise UsageError(f"the results {file} cannot be read: {error.strerror}") from error
     except MALFORMED as error:
         raise UsageError(f"{file} does not hold results of gencodec evaluate") from error
+
+
+def _row(values: dict[str, Any]) -> Row:
+    """A row of what results.json says. Raises TypeError where that is of other types."""
+    row = Row(**values)
+    for name, kind in get_type_hints(Row).items():
+        # JSON writes whole numbers without a point
+        if not isinstance(getattr(row, name), kind | int if float in get_args(kind) else kind):
+            raise TypeError(name)
+    return row
 
 
 def as_json(results: Results) -> str:

@@ -4,6 +4,7 @@ GencodecError                exit code 1
   InvalidFile                exit code 3: broken, truncated, or not what it claims to be
     UnknownModel             the file needs a model, or weights, that are not installed
   UnsupportedImage           exit code 1: a valid image that is refused
+  TargetError                exit code 1: an output that cannot be written, or must not be
   UsageError                 exit code 2: wrong arguments
   InexactGraph               exit code 1: a network that cannot be proved exact
 
@@ -36,6 +37,10 @@ class UnknownModel(InvalidFile):
 
 class UnsupportedImage(GencodecError):
     """The image is valid, but of a kind that is refused (lossy source, animation, CMYK)."""
+
+
+class TargetError(GencodecError):
+    """The output cannot be written, or what stands there must not be replaced."""
 
 
 class UsageError(GencodecError):

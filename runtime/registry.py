@@ -318,7 +318,7 @@ def list_models() -> list[ModelCard]:
 
 
 def find_model(name: str | Path) -> ModelCard:
-    """The model of that name, alias, or path to an exported ONNX file. Raises `UsageError`."""
+    """The model of that name, alias, or path to an exported ONNX file. Raises `UsageError` for all else."""
     for card in MODELS:
         if name == card.name or name in card.aliases:
             return card
@@ -370,15 +370,15 @@ def _card_of_file(path: Path) -> ModelCard:
         licence="unknown",
         data="unknown",
         paper="",
-        stated_family=_family_of(data),
+        stated_family=_family_of(path, data),
     )
 
 
-def _family_of(data: bytes) -> str:
-    """The family that an ONNX file states; whether the file is sound shows when it is loaded."""
+def _family_of(path: Path, data: bytes) -> str:
+    """The family that an ONNX file states; whether the file is sound shows when it is loaded. Raises `UsageError`."""
     from gencodec.runtime import onnxfile
 
     try:
-        return onnxfile.read(data).metadata.get("gencodec.family", "")
-    except InvalidFile:
-        return ""
+        return onnxfile.read(data).metadata["gencodec.family"]
+    except (InvalidFile, KeyError) as error:
+        raise UsageError(f"{path} is not a model that gencodec exported") from error

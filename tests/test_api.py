@@ -351,12 +351,36 @@ def test_exported_models_code_without_being_installed(tmp_path: Path) -> None:
     assert gencodec.verify(data, model=str(own)).model == str(own)
 
 
-@pytest.mark.skipif(not real_model_exists(), reason="no model is registered yet")
-def test_missing_weights_are_no_fault_of_the_image(tmp_path: Path) -> None:
+def test_models_that_are_none_are_wrong_usage(tmp_path: Path) -> None:
+    from gencodec import runtime
+
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    (tmp_path / "other.onnx").write_bytes(b"\x32\x03own")  # a ModelProto, but not of ours
+    for name in ("broken.onnx", "other.onnx"):
+        for use in (runtime.find_model, lambda path: gencodec.compress(photo(64, 64, 3), model=path)):
+            with pytest.raises(UsageError, match=f"{name} is not a model that gencodec exported"):
+                use(str(tmp_path / name))
+
+
+@pytest.mark.skipif(not real_model_exists(), reason="no model is registered yet")
+def test_damaged_weights_are_no_fault_of_the_image(tmp_path: Path) -> None:
+    from gencodec import runtime
+
+    weights = bytearray(runtime.find_model("photo-small.1").file.read_bytes())
+    place = weights.index(b"gencodec.proof")
+    weights[place : place + 14] = b"gencodec.other"
+    (tmp_path / "damaged.onnx").write_bytes(weights)
     with pytest.raises(gencodec.GencodecError) as caught:
-        gencodec.compress(photo(64, 64, 3), model=str(tmp_path / "broken.onnx"))
+        gencodec.compress(photo(64, 64, 3), model=str(tmp_path / "damaged.onnx"))
     assert caught.value.exit_code == 1
+
+
+def test_what_cannot_be_written_is_refused_before_it_is_coded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gencodec.codec import api
+
+    monkeypatch.setattr(api, "compress", lambda *_, **__: pytest.fail("coded"))
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        gencodec.save(photo(9, 9, 3), tmp_path / "missing" / "a.gnc")
 
 
 def test_threads_are_no_more_than_cores() -> None:

@@ -206,6 +206,9 @@ def test_devices_stay_devices(picture: Path) -> None:
         (["compress", "a.png", "-o", "b", "--output-dir", "c"], "exclude each other"),
         (["compress", "a.png", "-o", ""], "-o names no file"),
         (["compress", "-", "-"], "only once"),
+        (["info", "-", "-"], "only once"),
+        (["verify", "-", "-"], "only once"),
+        (["compress", "a.png", "b.png", "--model", __file__], "not a model that gencodec exported"),
         (["compress", "-", "--output-dir", "c"], "use -o"),
         (["compress", "-", "--json"], "--json"),
         (["compress", "a.png", "--model", "nonsense", "--output-dir", "c"], "nonsense"),
@@ -286,6 +289,12 @@ def test_compressed_twice(coded: Path) -> None:
     result = gencodec("compress", coded)
     assert result.exit_code == 3
     assert "already a .gnc file" in result.stderr
+
+
+def test_named_twice_is_done_once(picture: Path) -> None:
+    result = gencodec("compress", picture, picture)
+    assert (result.exit_code, result.stderr.count("->")) == (0, 2)
+    assert gencodec("info", "a.png.gnc", "a.png.gnc").stdout.count("a.png.gnc:") == 1
 
 
 def test_damaged_file(coded: Path) -> None:

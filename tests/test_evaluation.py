@@ -176,6 +176,13 @@ def test_results_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "deep").write_text("[" * 100_000)
     with pytest.raises(UsageError, match="does not hold results"):
         store.load(tmp_path / "deep")
+    for name, value in (("bytes", "12"), ("encode_mps", [1]), ("image", 5), ("lossless", None)):
+        values = dict.fromkeys(("contender", "codec", "version", "settings", "machine", "sha256", "image"), "")
+        row = {**values, "quality": 50, "lossless": True, name: value}
+        content = {"format": store.FORMAT, "version": "", "date": "", "machine": {}, "settings": {}, "rows": [row]}
+        (tmp_path / "types").write_text(json.dumps(content))
+        with pytest.raises(UsageError, match="does not hold results"):
+            store.load(tmp_path / "types")
     (tmp_path / store.JSON).write_text("{")
     with pytest.raises(UsageError, match="does not hold results"):
         store.prepare(tmp_path)

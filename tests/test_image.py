@@ -101,6 +101,17 @@ def test_metadata_values_are_checked(values: dict) -> None:
         Metadata(**values)
 
 
+def test_numbers_of_other_kinds_make_the_same_image() -> None:
+    pixels = np.zeros((2, 2, 1), np.uint8)
+    one = Image(pixels, 8, Metadata(density=(5, 6, 1), gamma=7))
+    values: dict[str, Any] = {"density": [5, np.int64(6), True], "gamma": np.uint32(7)}
+    other = Image.from_array(pixels, bit_depth=np.int64(8), metadata=Metadata(**values))  # type: ignore[arg-type]
+    assert one == other
+    assert type(other.bit_depth) is type(other.metadata.gamma) is int
+    with pytest.raises(UsageError, match="bit depth"):
+        Image(np.full((2, 2, 1), 255, np.uint8), bit_depth=True)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (3, 5, 1), (3, 5, 2), (3, 5, 3), (3, 5, 4)])
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.dtype(">u2"), np.dtype("<u2")])
 def test_from_array(shape: tuple[int, ...], dtype: np.dtype) -> None:
