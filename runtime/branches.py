@@ -34,15 +34,9 @@ from gencodec.runtime.onnxfile import (
 from gencodec.runtime.protobuf import fields, message_of, text_of
 
 GRAPH_NODE, GRAPH_NAME, GRAPH_INPUT, GRAPH_OUTPUT = 1, 2, 11, 12
-NODE_INPUT, NODE_OUTPUT, NODE_KIND, NODE_ATTRIBUTE = 1, 2, 4, 5
-ATTRIBUTE_NAME, ATTRIBUTE_NUMBER, ATTRIBUTE_GRAPH, ATTRIBUTE_NUMBERS, ATTRIBUTE_GRAPHS, ATTRIBUTE_KIND = (
-    1,
-    3,
-    6,
-    8,
-    11,
-    20,
-)
+NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_KIND, NODE_ATTRIBUTE = 1, 2, 3, 4, 5
+ATTRIBUTE_NAME, ATTRIBUTE_NUMBER, ATTRIBUTE_GRAPH = 1, 3, 6
+ATTRIBUTE_NUMBERS, ATTRIBUTE_GRAPHS, ATTRIBUTE_KIND = 8, 11, 20
 OF_NUMBER, OF_GRAPH, OF_NUMBERS = 2, 5, 7
 VALUE_NAME = 1
 STAGE = "stage"
@@ -94,9 +88,8 @@ class Node:
         inputs, outputs = (tuple(map(name_of, names)) for names in (self.inputs, self.outputs))
         parts = [protobuf.field(NODE_INPUT, name.encode()) for name in inputs]
         parts += [protobuf.field(NODE_OUTPUT, name.encode()) for name in outputs]
-        parts += [
-            protobuf.field(n, value) for n, value in fields(memoryview(self.data)) if n in (NODE_KIND, NODE_ATTRIBUTE)
-        ]
+        named = (NODE_INPUT, NODE_OUTPUT, NODE_NAME)
+        parts += [protobuf.field(n, value) for n, value in fields(memoryview(self.data)) if n not in named]
         return Node(b"".join(parts), self.kind, inputs, outputs, plain=self.plain)
 
     def lookups(self) -> Iterator[Node]:
