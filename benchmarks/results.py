@@ -2,7 +2,7 @@
 
     python benchmarks/results.py KODAK GB82 --report report --page docs/results.md
 
-Rows are kept in the folder of --report, and a run that was broken off goes on with them.
+Rows are kept in the folder of --report, and a run that was broken off goes on with them. --only makes one part anew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def measure(args: argparse.Namespace) -> Results:
     options = Options(args.threads, args.device)
     pictures = corpus.find(args.folders, every=args.every)
     entries = contenders.entries(models(), BASELINES, options)
-    results = run.run(pictures, entries, options, args.report / "lossless", listen=pages.show)
+    results = run.run(pictures, entries, options, args.report / "lossless", jobs=args.jobs, listen=pages.show)
     report.write(results, args.report / "lossless", pictures)
     return results
 
@@ -51,9 +51,11 @@ def markdown(results: Results, place: Path, page: Path | None) -> str:
             path.write_text(plot)
             parts.append(f"![{name}: {kind}]({pages.link(path, page)})\n")
     machine = results.machine
+    threads, jobs = (results.settings[name] for name in ("threads", "jobs"))
     parts.append(
-        f"One run of gencodec {results.version} on {results.date}, {results.settings['threads']} threads, on"
-        f" {machine['processor']}, {machine['cores']} cores; images: SHA-256 {results.corpus[:16]}.\n"
+        f"One run of gencodec {results.version} on {results.date}, {threads} thread{'s' * (threads > 1)} an image and"
+        f" {jobs} image{'s' * (jobs > 1)} at a time, on {machine['processor']}, {machine['cores']} cores; images:"
+        f" SHA-256 {results.corpus[:16]}.\n"
     )
     return "\n".join(parts)
 
@@ -61,14 +63,18 @@ def markdown(results: Results, place: Path, page: Path | None) -> str:
 def main() -> None:
     parser = pages.parser(__doc__)
     parser.add_argument("--plots", type=Path, default=Path("docs/results"), metavar="DIR", help="where plots go")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="lossless: so many images at a time")
+    parser.add_argument("--only", choices=("lossless", "lossy"), help="one of the parts")
     parser.set_defaults(report=Path("report"), models=None)
     args = parser.parse_args()
-    found = {"lossless": markdown(measure(args), args.plots, args.page)}
-    args.report /= "lossy"
-    results, pictures = lossy.measure(args)
-    report.write(results, args.report, pictures)
-    found["lossy"] = lossy.markdown(results, pictures, args.plots, args.page)
-    found["rules"] = "".join(f"- {rule}\n" for rule in tables.RULES)
+    found = {"rules": "".join(f"- {rule}\n" for rule in tables.RULES)}
+    if args.only != "lossy":
+        found["lossless"] = markdown(measure(args), args.plots, args.page)
+    if args.only != "lossless":
+        args.report /= "lossy"
+        results, pictures = lossy.measure(args)
+        report.write(results, args.report, pictures)
+        found["lossy"] = lossy.markdown(results, pictures, args.plots, args.page)
     for mark, text in found.items():
         if args.page:
             pages.insert(args.page, mark, text)
