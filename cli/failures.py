@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
@@ -86,8 +87,9 @@ def translated() -> Iterator[None]:
     except BrokenPipeError:  # while help was printed
         raise typer.Exit(FAILURE) from None
     except OSError as error:
-        place = error.filename or "standard output"  # while help was printed
-        leave(f"{printable(place)}: {explain(error)}", FAILURE)
+        unnamed = error.errno and error.strerror == os.strerror(error.errno)  # by the system, while help was printed
+        place = error.filename or ("standard output" if unnamed else "")
+        leave(f"{printable(place)}: {explain(error)}" if place else explain(error), FAILURE)
     except (GencodecError, MemoryError) as error:
         leave(explain(error), exit_code(error))
 

@@ -30,8 +30,10 @@ def write_file(target: str | os.PathLike[str], data: bytes) -> None:
         if path.exists():
             shutil.copymode(path, temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = os.fspath(target)  # not the temporary one
         raise
 
 

@@ -243,6 +243,7 @@ def _check_depth(pixels: Pixels, bit_depth: int) -> None:
     """Raise UsageError unless every sample is one that the bit depth can hold."""
     if isinstance(bit_depth, bool) or not isinstance(bit_depth, int | np.integer) or not 1 <= bit_depth <= 16:
         raise UsageError(f"the bit depth must be 1 to 16, not {bit_depth}")
+    bit_depth = int(bit_depth)
     expected = np.uint8 if bit_depth in PACKED_DEPTHS else np.uint16
     if pixels.dtype != expected:
         raise UsageError(f"samples of depth {bit_depth} must be {expected.__name__}, not {pixels.dtype}")

@@ -1,9 +1,10 @@
 """The photo codec: pixels <-> bytes, by the pixel network's distributions along a wavefront.
 
-Encoder and decoder mirror each other. The decoder walks the steps forward; at each it pops green, red and blue
-of all pixels on the diagonals, every color's distribution depending on what was popped before. The encoder knows
-all pixels: it computes all distributions in large batches, then walks the steps backward and pushes blue, red
-and green. The byte layout is in docs/format.md, chapter "Neural color section".
+Encoder and decoder mirror each other. The decoder walks the steps forward; at each it pops the quantiles of all pixels
+on the diagonals, finds greens, reds and blues by them, every color's distribution depending on the colors before, and
+gives back where in their intervals the quantiles lay. The encoder knows all pixels: it computes all distributions in
+large batches, then walks the steps backward and pushes their symbols. In the last steps, and in older files, each color
+is popped by itself. The byte layout is in docs/format.md, chapter "Neural color section".
 """
 
 from __future__ import annotations
@@ -386,16 +387,16 @@ def decode(
     for damaged payloads.
     """
     turn, in_steps, payload = unmarked(payload)
-    whole = Box(0, 0, shape[1], shape[0])
-    extent = symmetry.turned_box(whole, turn, whole.width, whole.height)
-    part = symmetry.turned_box(Box(*region), turn, whole.width, whole.height) if region else None
+    all_of_it = Box(0, 0, shape[1], shape[0])
+    extent = symmetry.turned_box(all_of_it, turn, shape[1], shape[0])
+    part = symmetry.turned_box(Box(*region), turn, shape[1], shape[0]) if region else None
     tiling, streams = parsed(payload, extent.width, extent.height)
     codec = PhotoCodec(model, alone=len(streams) == 1)
-    steps = whole_steps(tiling, codec.network.geometry.lag) if in_steps else 0
-    if in_steps and not steps:
+    whole = whole_steps(tiling, codec.network.geometry.lag) if in_steps else 0
+    if in_steps and not whole:
         raise InvalidFile("the coded pixels are damaged: their tiles are too small for whole steps")
     pixels = decoded(
-        partial(codec.decode_groups, whole=steps),
+        partial(codec.decode_groups, whole=whole),
         tiling,
         streams,
         (extent.height, extent.width, shape[2]),

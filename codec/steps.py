@@ -2,7 +2,8 @@
 
 A step has a few hundred pixels, for which much of the time goes to calls, not to what they compute. That all colors are
 decoded in one call needs the quantiles of all of them beforehand, which files have whose steps are blocks of symbols
-(docs/format.md, chapter 8). All values are float32, and whole numbers below 2**24 wherever they matter.
+(docs/format.md, chapter 8). All values are float32, and exact: numbers of at most 24 bits, but for what leads to first
+candidates, which need not be right, and for places so far beyond a table that they are clipped.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Steps:
         for color in range(colors):
             rows = stages.color(color, innovations)
             found.append(lookups.find(c.rows(quantiles, color, color + 1), rows))
-            innovations.append(c.node("Sub", c.node("Mul", found[-1].level, 16), c.rows(rows, 0, 1)))
+            if color + 1 < colors:
+                innovations.append(c.node("Sub", c.node("Mul", found[-1].level, 16), c.rows(rows, 0, 1)))
         levels, rest, length = ([f[i] for f in found] for i in range(3))
         pixel = c.node("Concat", *levels * (3 // colors), axis=0)
         return c.model(
@@ -89,7 +91,7 @@ class Stages:
 
     def __init__(self, composer: Composer, network: Network):
         self.c, self.network = composer, network
-        self.hidden, self.green, self.banks, self.base, self.seen = self.begun()
+        self.hidden, self.green, self.banks, self.base, self.kept = self.begun()
 
     def begun(self) -> tuple[str, str, Sequence[str], str, str]:
         """Hidden features, green's distribution, banks of all colors, base, and what traces are made of."""
@@ -118,7 +120,7 @@ class Stages:
 
     def trace(self, pixel: str) -> str:
         """What decoded pixels (3, n) leave for later ones."""
-        given = {"a": self.seen, "b": self.c.node("Sub", pixel, self.base)}
+        given = {"a": self.kept, "b": self.c.node("Sub", pixel, self.base)}
         return self.c.stage(self.network.TRACE, given, "y")[0]
 
 
@@ -138,7 +140,7 @@ class FirstStages(Stages):
         return hidden, green, banks, c.rows(rest, 0, 3), c.rows(kept, 0, n.inner)
 
     def trace(self, pixel: str) -> str:
-        return self.c.stage(self.network.TRACE, {"a": self.seen, "b": pixel, "c": self.base}, "y")[0]
+        return self.c.stage(self.network.TRACE, {"a": self.kept, "b": pixel, "c": self.base}, "y")[0]
 
 
 class Lookups:

@@ -46,8 +46,11 @@ def check(cdf: NDArray[np.uint16], rate: NDArray[np.int32], bits: int) -> None:
     sound = (cdf.ndim, cdf.dtype, rate.ndim, rate.dtype) == (2, np.uint16, 1, np.int32) and cdf.size and rate.size
     if sound:
         rises = (cdf[:, 1:] >= cdf[:, :-1]).all() and (cdf[:, 0] == 0).all() and (cdf[:, -1] == total).all()
+        half = cdf.shape[1] // 2
         far = (FAR - 16 * LEVELS) * int(rate.min()) >> RATE_BITS
-        sound = rises and cdf.shape[1] % 2 and far >= cdf.shape[1] // 2
+        # places in the tables are whole numbers in floating point too (`gencodec.codec.steps`)
+        exact = half <= 1 << 16 and cdf.size <= 1 << 24
+        sound = rises and cdf.shape[1] % 2 and far >= half and exact
     if not sound:
         raise InvalidFile("the model's tables of distributions are damaged")
 

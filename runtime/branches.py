@@ -1,9 +1,10 @@
-"""One graph of a file as a model of its own, so that a session has no others to parse.
+"""One graph of a file as a model of its own, so that a session has no others to parse, or as a part of a new one.
 
 The graphs of a file are the branches of a tree of If nodes on the constant `stage` (`gencodec.export.stages`), and
 share the file's constants. Here the conditions are settled, the branch is taken out of its If nodes, and what its
-outputs do not depend on is left out. Nodes and constants that remain are byte for byte those of the file, and so
-proved exact with it; but for lookups in tables, which are done by another operation, that finds the same.
+outputs do not depend on is left out. Nodes and constants that remain are those of the file, byte for byte but for names
+in new graphs (`gencodec.runtime.composing`), and so proved exact with it; but for lookups in tables, which are done by
+another operation, that finds the same.
 
 The fields that are looked at are those of onnx.proto: ModelProto, GraphProto, NodeProto, AttributeProto.
 """

@@ -128,8 +128,7 @@ def _graph(nodes: Iterable[Node], outputs: Mapping[str, int]) -> bytes:
 
 
 def _matrix(name: str, kind: int, rows: int | None = None) -> bytes:
-    """A serialized ValueInfoProto of a matrix; where its rows are not told, its columns may be of any number too."""
-    # what ONNX Runtime knows to be of one shape may share memory
+    """A serialized ValueInfoProto of a matrix, of so many rows and the graph's number of columns, or of any size."""
     sizes = (b"", b"") if rows is None else (field(DIM_SIZE, rows), field(DIM_NAME, b"n"))
     shape = b"".join(field(SHAPE_DIM, size) for size in sizes)
     kept = field(TENSOR_ELEMENT, kind) + field(TENSOR_SHAPE, shape)

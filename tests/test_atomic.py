@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -34,6 +35,17 @@ def test_failure_keeps_the_old_file(
         write_file(target, b"new")
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_errors_name_what_was_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for target in (tmp_path / "a", tmp_path / "none" / "a"):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC) if target.parent == tmp_path else "") as caught:
+            write_file(target, b"data")
+        assert caught.value.filename == str(target)
 
 
 def test_missing_folder_is_an_error(tmp_path: Path) -> None:

@@ -237,6 +237,14 @@ def test_wrong_usage_is_one_sentence(
     assert not (tmp_path / "new.pt").exists()
 
 
+def test_pictures_that_cannot_be_read_are_named(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes((photos / "0.png").read_bytes())
+    (tmp_path / "1.png").write_bytes(b"broken")
+    result = command("train", "photo", "--data", tmp_path, "--checkpoint", tmp_path / "x.pt", "--steps", 1)
+    reason = f"gencodec: cannot identify image file '{tmp_path / '1.png'}'\n"
+    assert (result.exit_code, result.stderr) == (1, reason)
+
+
 def test_export_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"PK no zip")
     done = command("export", tmp_path / "a.pt", "-o", tmp_path / "a.onnx")

@@ -92,7 +92,7 @@ def test_operations_take_values_numbers_and_lists(branches: Branches) -> None:
     assert c.constant(np.arange(40, dtype=np.float32)[None] ** 2) == table
 
 
-def test_a_choice_computes_one_of_two(branches: Branches) -> None:
+def test_a_choice_gives_one_of_two(branches: Branches) -> None:
     c = Composer(branches)
     x = c.input("x", 2)
     positive = c.node("Greater", c.node("ReduceSum", x, keepdims=0), 0)
@@ -109,6 +109,18 @@ def test_a_choice_computes_one_of_two(branches: Branches) -> None:
     found = results(model, x=-X)
     np.testing.assert_array_equal(found["first"], -X)
     np.testing.assert_array_equal(found["second"], -X.max(1, keepdims=True) + 1)
+
+
+def test_what_is_not_chosen_is_not_computed(branches: Branches) -> None:
+    c = Composer(branches)
+    row = c.rows(c.input("x", 2), 0, 1)
+    table = c.constant(np.ones((1, 3), np.float32))
+    large = c.node("Greater", c.node("ReduceMax", row, keepdims=0), 2)
+    (found,) = c.choice(large, lambda: [c.looked_up(table, row)], [row])
+    model = c.model({"y": (found, FLOAT)})
+    np.testing.assert_array_equal(results(model, x=np.full((2, 4), -9, np.float32))["y"], np.full((1, 4), -9))
+    with pytest.raises(Exception, match="Out of range"):  # there is no such place in the table
+        results(model, x=np.full((2, 4), 9, np.float32))
 
 
 def test_graphs_that_hold_others_are_refused(branches: Branches) -> None:

@@ -108,6 +108,8 @@ def test_numbers_of_other_kinds_make_the_same_image() -> None:
     other = Image.from_array(pixels, bit_depth=np.int64(8), metadata=Metadata(**values))  # type: ignore[arg-type]
     assert one == other
     assert type(other.bit_depth) is type(other.metadata.gamma) is int
+    deep = np.full((2, 2, 1), 4000, np.uint16)
+    assert Image(deep, np.uint8(12)) == Image(deep, 12)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="bit depth"):
         Image(np.full((2, 2, 1), 255, np.uint8), bit_depth=True)
 
