@@ -155,8 +155,7 @@ class Image:
         if not isinstance(self.pixels, np.ndarray):
             raise UsageError(f"pixels must be a numpy array, not {type(self.pixels).__name__}")
         _check_shape(self.pixels)
-        _check_depth(self.pixels, self.bit_depth)
-        object.__setattr__(self, "bit_depth", int(self.bit_depth))
+        object.__setattr__(self, "bit_depth", _checked_depth(self.pixels, self.bit_depth))
 
     @classmethod
     def from_array(
@@ -239,11 +238,11 @@ def _check_shape(pixels: Pixels) -> None:
         raise UsageError("pixels must be contiguous; Image.from_array makes them so")
 
 
-def _check_depth(pixels: Pixels, bit_depth: int) -> None:
-    """Raise UsageError unless every sample is one that the bit depth can hold."""
-    if isinstance(bit_depth, bool) or not isinstance(bit_depth, int | np.integer) or not 1 <= bit_depth <= 16:
-        raise UsageError(f"the bit depth must be 1 to 16, not {bit_depth}")
-    bit_depth = int(bit_depth)
+def _checked_depth(pixels: Pixels, given: int) -> int:
+    """The bit depth in a plain integer; raises UsageError unless every sample is one that it can hold."""
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 1 <= given <= 16:
+        raise UsageError(f"the bit depth must be 1 to 16, not {given}")
+    bit_depth = int(given)
     expected = np.uint8 if bit_depth in PACKED_DEPTHS else np.uint16
     if pixels.dtype != expected:
         raise UsageError(f"samples of depth {bit_depth} must be {expected.__name__}, not {pixels.dtype}")
@@ -252,3 +251,4 @@ def _check_depth(pixels: Pixels, bit_depth: int) -> None:
             raise UsageError(f"the samples are not those of a {bit_depth}-bit image scaled to 0..255")
     elif bit_depth not in (8, 16) and int(cast(Any, pixels.max())) >> bit_depth:
         raise UsageError(f"a sample exceeds the bit depth of {bit_depth}")
+    return bit_depth

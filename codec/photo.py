@@ -409,7 +409,7 @@ def decode(
 
 def whole_steps(tiling: Tiling, lag: int) -> int:
     """How many steps are a block each: all but the last ones of the largest tiles."""
-    return max(0, tiling.tile_width + lag * (tiling.tile_height - 1) - TAIL)
+    return max(0, Schedule((), tiling.tile_height, tiling.tile_width, lag).steps - TAIL)
 
 
 def unmarked(payload: bytes) -> tuple[int, bool, bytes]:

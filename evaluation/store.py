@@ -19,6 +19,9 @@ from gencodec.evaluation.measure import Row
 JSON, CSV, PAGE = "results.json", "results.csv", "report.html"
 FORMAT = 1
 """Of results.json; raised when older readers would misread it."""
+# JSON writes whole numbers without a point
+TYPES = {name: kind | int if float in get_args(kind) else kind for name, kind in get_type_hints(Row).items()}
+"""What a row's values may be."""
 
 
 @dataclass
@@ -70,9 +73,8 @@ def load(path: Path) -> Results:
 def _row(values: dict[str, Any]) -> Row:
     """A row of what results.json says. Raises TypeError where that is of other types."""
     row = Row(**values)
-    for name, kind in get_type_hints(Row).items():
-        # JSON writes whole numbers without a point
-        if not isinstance(getattr(row, name), kind | int if float in get_args(kind) else kind):
+    for name, kind in TYPES.items():
+        if not isinstance(getattr(row, name), kind):
             raise TypeError(name)
     return row
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from gencodec.errors import MALFORMED, InvalidFile
 from gencodec.runtime import protobuf
 from gencodec.runtime.onnxfile import (
-    DTYPES,
     GRAPH_INITIALIZER,
+    KINDS,
     MODEL_GRAPH,
     MODEL_METADATA,
     TENSOR_DIMS,
@@ -77,8 +77,7 @@ class Node:
     @classmethod
     def made(cls, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Attribute) -> Node:
         """One whose attributes are as usual, but for these: numbers, lists of numbers, or serialized graphs."""
-        texts = [(NODE_INPUT, name) for name in inputs] + [(NODE_OUTPUT, name) for name in outputs]
-        parts = [protobuf.field(number, text.encode()) for number, text in (*texts, (NODE_KIND, kind))]
+        parts = [*_ends(inputs, outputs), protobuf.field(NODE_KIND, kind.encode())]
         parts += [protobuf.field(NODE_ATTRIBUTE, _attribute(name, value)) for name, value in attributes.items()]
         return cls(b"".join(parts), kind, tuple(inputs), tuple(outputs), plain=not attributes)
 
@@ -87,11 +86,9 @@ class Node:
         if self.graphs:
             raise InvalidFile(f"the model's graph holds others, in {self.kind}")
         inputs, outputs = (tuple(map(name_of, names)) for names in (self.inputs, self.outputs))
-        parts = [protobuf.field(NODE_INPUT, name.encode()) for name in inputs]
-        parts += [protobuf.field(NODE_OUTPUT, name.encode()) for name in outputs]
         named = (NODE_INPUT, NODE_OUTPUT, NODE_NAME)
-        parts += [protobuf.field(n, value) for n, value in fields(memoryview(self.data)) if n not in named]
-        return Node(b"".join(parts), self.kind, inputs, outputs, plain=self.plain)
+        rest = [protobuf.field(n, value) for n, value in fields(memoryview(self.data)) if n not in named]
+        return Node(b"".join([*_ends(inputs, outputs), *rest]), self.kind, inputs, outputs, plain=self.plain)
 
     def lookups(self) -> Iterator[Node]:
         """For a Gather from one axis of single values, what does the same in a seventh of the time.
@@ -215,6 +212,13 @@ class Branches:
         return stage if name == STAGE else self.file.constants[name]
 
 
+def _ends(inputs: Iterable[str], outputs: Iterable[str]) -> Iterator[bytes]:
+    """The fields of a NodeProto that name what it reads and gives."""
+    for number, names in ((NODE_INPUT, inputs), (NODE_OUTPUT, outputs)):
+        for name in names:
+            yield protobuf.field(number, name.encode())
+
+
 def _attribute(name: str, value: Attribute) -> bytes:
     """A serialized AttributeProto."""
     entries: list[tuple[int, int | bytes]] = [(ATTRIBUTE_NAME, name.encode())]
@@ -241,9 +245,8 @@ def _graphs(attribute: memoryview) -> Iterator[tuple[str, memoryview]]:
 
 def tensor(name: str, values: NDArray[np.generic]) -> bytes:
     """A constant, serialized."""
-    kinds = {np.dtype(text): kind for kind, text in DTYPES.items()}
     dims = [(TENSOR_DIMS, size) for size in values.shape]
-    rest = ((TENSOR_TYPE, kinds[values.dtype]), (TENSOR_NAME, name.encode()), (TENSOR_RAW, values.tobytes()))
+    rest = ((TENSOR_TYPE, KINDS[values.dtype]), (TENSOR_NAME, name.encode()), (TENSOR_RAW, values.tobytes()))
     return b"".join(protobuf.field(number, value) for number, value in (*dims, *rest))
 
 

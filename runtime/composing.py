@@ -22,12 +22,12 @@ from gencodec.runtime.branches import (
     Node,
     tensor,
 )
-from gencodec.runtime.onnxfile import GRAPH_INITIALIZER
+from gencodec.runtime.onnxfile import GRAPH_INITIALIZER, KINDS
 from gencodec.runtime.protobuf import field
 
 VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE = 2, 1, 1, 2
 SHAPE_DIM, DIM_SIZE, DIM_NAME = 1, 1, 2
-FLOAT, INT64 = 1, 7
+FLOAT, INT64 = (KINDS[np.dtype(kind)] for kind in (np.float32, np.int64))
 """Types of elements."""
 ALL = np.iinfo(np.int64).max
 

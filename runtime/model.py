@@ -95,7 +95,7 @@ class Model:
 
     def run(self, stage: int, inputs: dict[str, NDArray[Any]]) -> list[Array]:
         """All outputs of one of the model's graphs for `inputs`."""
-        return self._run(stage, None, inputs)
+        return self._run(self.session(stage), None, inputs)
 
     @cached_property
     def stages(self) -> dict[str, tuple[int, list[str], list[str], list[str]]]:
@@ -144,12 +144,9 @@ class Model:
         number, inputs, others, outputs = self.stages[stage]
         given = dict(zip(inputs, arrays, strict=True))
         given.update(dict.fromkeys(others, EMPTY[arrays[0].ndim]))
-        return self._run(number, outputs, given)
+        return self._run(self.session(number), outputs, given)
 
-    def _run(self, stage: int, outputs: list[str] | None, given: dict[str, NDArray[Any]]) -> list[Array]:
-        return self._results(self.session(stage), outputs, given)
-
-    def _results(
+    def _run(
         self, session: ort.InferenceSession, outputs: list[str] | None, given: Mapping[str, NDArray[Any]]
     ) -> list[Array]:
         try:
@@ -169,7 +166,7 @@ class Model:
         self, name: str, compose: Callable[[Branches], bytes], inputs: Mapping[str, NDArray[Any]]
     ) -> list[NDArray[Any]]:
         """All outputs of the graph `name` that `compose` makes of the model's own, once. Raises `InvalidFile`."""
-        return self._results(self._session(name, compose, long=True), None, inputs)
+        return self._run(self._session(name, compose, long=True), None, inputs)
 
     def _session(
         self, name: int | str, make: Callable[[Branches], bytes], *, long: bool = False

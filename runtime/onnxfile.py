@@ -18,6 +18,7 @@ MODEL_GRAPH, MODEL_METADATA = 7, 14
 GRAPH_INITIALIZER = 5
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW = 1, 2, 8, 9
 DTYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 10: "<f2"}
+KINDS = {np.dtype(text): kind for kind, text in DTYPES.items()}
 
 
 @dataclass(frozen=True)
