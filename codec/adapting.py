@@ -20,8 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from gencodec.codec import adaptation
 from gencodec.codec.adaptation import Changes, Layer
+from gencodec.codec.groups import Pixels
 from gencodec.codec.network import Array, floored_means
-from gencodec.codec.photo import PhotoCodec, Pixels, gathered
+from gencodec.codec.photo import PhotoCodec, gathered
 from gencodec.codec.soap import Soap
 from gencodec.codec.tiling import TILE, Box, Tiling
 from gencodec.errors import UsageError

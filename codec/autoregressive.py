@@ -17,15 +17,12 @@ from numpy.typing import NDArray
 
 from gencodec.codec.causal import Known, Network
 from gencodec.codec.coder import IntervalCoder, RandomCoder
-from gencodec.codec.network import Array
-from gencodec.codec.photo import (
+from gencodec.codec.groups import (
     CODING_ORDER,
     LOCKSTEP,
-    Distribution,
     Encoded,
     Group,
     GroupCoders,
-    Index,
     Pixels,
     Progress,
     Tracker,
@@ -34,6 +31,8 @@ from gencodec.codec.photo import (
     parsed,
     run_all,
 )
+from gencodec.codec.network import Array, Index
+from gencodec.codec.photo import Distribution
 from gencodec.codec.rows import Row
 from gencodec.codec.tables import Tables, scale_shift
 from gencodec.codec.tiling import Box, Tiling

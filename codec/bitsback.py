@@ -22,7 +22,7 @@ from gencodec.codec import ordinary
 from gencodec.codec.codecs import LARGEST_TILE, pixels_of, planes_of, tile_codec
 from gencodec.codec.coder import IntervalCoder, Stack
 from gencodec.codec.container import Coder
-from gencodec.codec.photo import CODING_ORDER, Encoded, Progress, Tracker, run_all
+from gencodec.codec.groups import CODING_ORDER, Encoded, Progress, Tracker, run_all
 from gencodec.errors import InvalidFile
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gencodec.codec.groups import LOCKSTEP
 from gencodec.codec.network import BEGINNING, Array
-from gencodec.codec.photo import LOCKSTEP
 from gencodec.codec.rows import Geometry, Row
 from gencodec.errors import InvalidFile
 

@@ -15,8 +15,8 @@ from gencodec.runtime.registry import UNREGISTERED
 
 if TYPE_CHECKING:
     from gencodec.codec.bitsback import TileCodec
+    from gencodec.codec.groups import Encoded, Progress
     from gencodec.codec.lossy import LossyCodec
-    from gencodec.codec.photo import Encoded, Progress
     from gencodec.runtime import Model
 
 Pixels = NDArray[np.uint8]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from gencodec.codec.codecs import pixels_of
 from gencodec.codec.coder import IntervalCoder, RandomCoder
+from gencodec.codec.groups import CODING_ORDER, Pixels, Progress, Tracker, packed, parsed, run_all
 from gencodec.codec.lossy import LossyDecoded, LossyEncoded, Region, checksum
-from gencodec.codec.photo import CODING_ORDER, Pixels, Progress, Tracker, packed, parsed, run_all
 from gencodec.codec.sparse import STEPS, ZERO, SparseTables
 from gencodec.codec.tables import Tables, scale_shift
 from gencodec.codec.tiling import Box, Tiling, grown

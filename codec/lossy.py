@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from gencodec.codec.photo import Progress
+    from gencodec.codec.groups import Progress
     from gencodec.runtime import Model
 
 Pixels = NDArray[np.uint8]

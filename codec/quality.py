@@ -15,7 +15,7 @@ from gencodec.codec.image import Image
 from gencodec.errors import GencodecError, UsageError
 
 if TYPE_CHECKING:
-    from gencodec.codec.photo import Progress
+    from gencodec.codec.groups import Progress
     from gencodec.runtime import Model
 
 DEFAULT = 50.0

@@ -21,8 +21,7 @@ from gencodec.codec.autoregressive import Lanes, SampleCoders, tiling_of
 from gencodec.codec.autoregressive import check as check_tiling
 from gencodec.codec.codeprior import Prior, Softmax, Walk, find, softmax_of
 from gencodec.codec.coder import IntervalCoder, RandomCoder
-from gencodec.codec.lossy import LossyDecoded, LossyEncoded, Region, checksum
-from gencodec.codec.photo import (
+from gencodec.codec.groups import (
     CODING_ORDER,
     Group,
     GroupCoders,
@@ -33,6 +32,7 @@ from gencodec.codec.photo import (
     parsed,
     run_all,
 )
+from gencodec.codec.lossy import LossyDecoded, LossyEncoded, Region, checksum
 from gencodec.codec.tiling import Box, Tiling, grown
 from gencodec.errors import InvalidFile
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gencodec.codec import autoregressive, causal, photo
+from gencodec.codec import autoregressive, causal, groups
 from gencodec.codec.autoregressive import AutoregressiveCodec, tiling_of
+from gencodec.codec.coder import IntervalCoder
 from gencodec.codec.tiling import Box
 from gencodec.errors import InvalidFile
 from gencodec.runtime import Model, load
@@ -219,7 +220,7 @@ Setting = Callable[[pytest.MonkeyPatch], dict[str, object]]
 
 
 def _one_group_a_time(patch: pytest.MonkeyPatch) -> dict[str, object]:
-    patch.setattr(photo, "LOCKSTEP", 1)
+    patch.setattr(groups, "LOCKSTEP", 1)
     patch.setattr(causal.GatedNetwork, "chunk", 3)
     patch.setattr(causal.Network, "chunk", 1)
     return {"threads": 2}
@@ -270,13 +271,13 @@ def test_a_region_is_the_crop_and_needs_only_its_groups(
     pixels = picture(18, 41)
     payload = autoregressive.encode(pixels, model).payload
     read: list[bytes] = []
-    whole = photo.IntervalCoder.from_bytes
+    whole = IntervalCoder.from_bytes
 
-    def counted(data: bytes) -> photo.IntervalCoder:
+    def counted(data: bytes) -> IntervalCoder:
         read.append(data)
         return whole(data)
 
-    monkeypatch.setattr(photo.IntervalCoder, "from_bytes", counted)
+    monkeypatch.setattr(IntervalCoder, "from_bytes", counted)
     x, y, width, height = region
     found = autoregressive.decode(payload, (18, 41, 3), model, region=region)
     np.testing.assert_array_equal(found, pixels[y : y + height, x : x + width])
@@ -334,7 +335,7 @@ def test_another_shape_than_was_coded_is_refused(model: Model, shape: tuple[int,
 @pytest.mark.parametrize("sides", [(13, 6), (5, 6), (10, 2), (64, 64), (1, 1)])
 def test_tiles_that_no_encoder_makes_are_refused(model: Model, sides: tuple[int, int]) -> None:
     payload = autoregressive.encode(picture(6, 40), model).payload
-    damaged = photo.HEADER.pack(*sides, 1, 1) + payload[photo.HEADER.size :]
+    damaged = groups.HEADER.pack(*sides, 1, 1) + payload[groups.HEADER.size :]
     with pytest.raises(InvalidFile, match=r"tiles of|truncated"):
         autoregressive.decode(damaged, (6, 40, 3), model)
 

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from gencodec.codec import photo, tiling
+from gencodec.codec.groups import HEADER, LOCKSTEP, Group, in_batches, parsed
 from gencodec.codec.network import FirstNetwork, Network, Seen
 from gencodec.codec.steps import Decoded, Steps
 from gencodec.codec.tiling import Tiling
@@ -242,12 +243,12 @@ REGIONS = [
 @pytest.mark.parametrize("counts", [[1], [3, 3, 200, 1, 1, 1], [64] * 9, [1] * 700])
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_batches_are_runs_of_the_groups(counts: list[int], threads: int) -> None:
-    groups = [photo.Group([tiling.Box(0, 0, 1, 1)] * count, bytes(i % 7)) for i, count in enumerate(counts)]
-    batches = photo.in_batches(groups, threads)
+    groups = [Group([tiling.Box(0, 0, 1, 1)] * count, bytes(i % 7)) for i, count in enumerate(counts)]
+    batches = in_batches(groups, threads)
     assert [id(group) for batch in batches for group in batch] == list(map(id, groups))
     assert len(batches) >= min(threads, len(groups)) or max(counts) > sum(counts) / 2
     sizes = [sum(len(group.tiles) for group in batch) for batch in batches if len(batch) > 1]
-    assert all(size <= photo.LOCKSTEP + max(counts) for size in sizes)
+    assert all(size <= LOCKSTEP + max(counts) for size in sizes)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -384,7 +385,7 @@ def test_flipped_bits_never_give_the_right_picture_or_another_error(
 @given(st.binary(max_size=300), st.tuples(st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 3])))
 def test_any_bytes_are_pixels_or_refused(tiny: Model, data: bytes, shape: tuple[int, int, int]) -> None:
     for mark in (0, photo.WHOLE):
-        found = outcome(photo.HEADER.pack(16, 16, 1, 2 | mark) + data, shape, tiny)
+        found = outcome(HEADER.pack(16, 16, 1, 2 | mark) + data, shape, tiny)
         assert found is None or found.shape == shape
     outcome(data, shape, tiny)
 
@@ -449,5 +450,5 @@ def test_wide_networks_take_larger_tiles_for_patient_decoders(
     hurried, patient = (photo.encode(pixels, tiny, patient=patient).payload for patient in (False, True))
     assert (hurried == patient) != wide
     if wide:
-        assert photo.parsed(photo.unmarked(patient)[2], 290, 200)[0].tile_width == 290
+        assert parsed(photo.unmarked(patient)[2], 290, 200)[0].tile_width == 290
     np.testing.assert_array_equal(photo.decode(patient, pixels.shape, tiny), pixels)
